@@ -1,0 +1,16 @@
+"""Train on images of your own: `python examples/train_your_own.py DIR OUT`.
+
+DIR has images/ and masks/ with the same file names; OUT is a new folder for the run.
+"""
+
+import sys
+
+from tritonnet import train
+
+config = train.Config.for_machine(
+    data=sys.argv[1], out=sys.argv[2]
+)  # what suits this machine; every field can be given
+run = train.train(config)
+print(f"best IoU {run.best['iou']:.3f}; look at {run.folder}/samples and {run.folder}/curves.png")
+masks = train.predict(run.folder / "best.h5", f"{config.data}/images", run.folder / "predictions")
+print(f"{len(masks)} masks, the first is {masks[0]}")

@@ -1,0 +1,229 @@
+"""Batch normalisation of channels-last images, with an optional ReLU.
+
+    y[m, c]  = (x[m, c] - mean[c]) * rstd[c] * w[c] + b[c]    m over M = N*H*W pixels, rstd[c] = 1 / sqrt(var[c] + eps)
+    db[c]    = sum over m of g[m, c]                          g = dy; with a ReLU, 0 where y <= 0
+    dw[c]    = sum over m of g[m, c] * (x[m, c] - mean[c]) * rstd[c]
+    dx[m, c] = rstd[c] * w[c] * (g[m, c] - db[c] / M - (x[m, c] - mean[c]) * rstd[c] * dw[c] / M)
+    dx[m, c] = rstd[c] * w[c] * g[m, c]                       for given statistics (evaluation)
+
+Without w and b they are 1 and 0. mean and var are the batch's own (`batch_norm_stats`) or the running ones. A NaN
+passes through the ReLU, and the gradient passes where y is NaN, as in PyTorch. Ioffe and Szegedy 2015, "Batch
+Normalization", algorithm 1 and section 3.
+
+The forward saves x, mean and var; the sign of y is computed again, so y need not be kept. Deterministic: no atomics,
+one partial sum a program, added in a fixed order. One launch forward (the statistics take two more), three backward.
+Cost: memory-bound. The forward reads x and writes y; the backward reads x and dy twice and writes dx. The pass that
+writes begins at the image's end, which the pass before has just left in the cache.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from tritonnet.kernels.batch_norm_stats import (
+    OP,
+    Running,
+    batch_norm_merge,
+    batch_norm_stats,
+    check_image,
+    check_vectors,
+    pick_tile,
+)
+from tritonnet.kernels.runtime import cdiv, empty, launch, next_power_of_2, pitch, refuse
+
+__all__ = [
+    "Running", "batch_norm_bwd", "batch_norm_fwd", "batch_norm_merge", "batch_norm_stats", "coefficients", "merge_sums",
+]  # fmt: skip
+
+
+@triton.jit
+def coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps):
+    """(mean, rstd, w * rstd, b) of channels c, each [1, C]."""
+    mean = tl.load(mean_ptr + c, mask=c < C, other=0.0)[None, :]
+    rstd = 1.0 / tl.sqrt(tl.load(var_ptr + c, mask=c < C, other=1.0) + eps)[None, :]
+    scale = rstd
+    b = tl.zeros_like(rstd)
+    if w_ptr is not None:
+        scale = rstd * tl.load(w_ptr + c, mask=c < C, other=0.0)[None, :]
+    if b_ptr is not None:
+        b = tl.load(b_ptr + c, mask=c < C, other=0.0)[None, :]
+    return mean, rstd, scale, b
+
+
+@triton.jit
+def _batch_norm_fwd_kernel(
+    x_ptr, mean_ptr, var_ptr, w_ptr, b_ptr, y_ptr,
+    pixels, C, x_pitch, y_pitch, eps,
+    RELU: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    step = tl.num_programs(0) - 1 - tl.program_id(0)  # from the end: see above
+    m = step * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)  # [M]
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
+    live = (m < pixels)[:, None] & (c < C)[None, :]
+    mean, _, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
+    x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=live, other=0.0).to(tl.float32)
+    y = (x - mean) * scale + b
+    if RELU:
+        y = tl.where(y < 0, 0.0, y)  # not a maximum: NaN stays
+    tl.store(y_ptr + m[:, None] * y_pitch + c[None, :], y.to(y_ptr.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def _batch_norm_bwd_stats_kernel(
+    dy_ptr, x_ptr, mean_ptr, var_ptr, w_ptr, b_ptr, dw_ptr, db_ptr,
+    pixels, C, dy_pitch, x_pitch, eps,
+    RELU: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
+    mean, rstd, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
+    dw = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+    db = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+    for step in tl.range(tl.program_id(0), tl.cdiv(pixels, BLOCK_M), tl.num_programs(0), num_stages=STAGES):
+        m = step * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)  # [M]
+        live = (m < pixels)[:, None] & (c < C)[None, :]
+        g = tl.load(dy_ptr + m[:, None] * dy_pitch + c[None, :], mask=live, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=live, other=0.0).to(tl.float32) - mean
+        if RELU:
+            g = tl.where(x * scale + b <= 0, 0.0, g)
+        dw += g * x
+        db += g
+    at = tl.program_id(0) * C + c
+    tl.store(dw_ptr + at[None, :], tl.sum(dw, 0)[None, :] * rstd, mask=(c < C)[None, :])
+    tl.store(db_ptr + at, tl.sum(db, 0), mask=c < C)
+
+
+@triton.jit
+def _batch_norm_bwd_merge_kernel(
+    tile_dw_ptr, tile_db_ptr, dw_ptr, db_ptr,
+    tiles, C,
+    BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
+    dw = tl.zeros((BLOCK_T, BLOCK_C), tl.float32)
+    db = tl.zeros((BLOCK_T, BLOCK_C), tl.float32)
+    for first in range(0, tiles, BLOCK_T):
+        t = first + tl.arange(0, BLOCK_T)  # [T]
+        live = (t < tiles)[:, None] & (c < C)[None, :]
+        at = t.to(tl.int64)[:, None] * C + c[None, :]
+        dw += tl.load(tile_dw_ptr + at, mask=live, other=0.0)
+        db += tl.load(tile_db_ptr + at, mask=live, other=0.0)
+    tl.store(dw_ptr + c, tl.sum(dw, 0), mask=c < C)
+    tl.store(db_ptr + c, tl.sum(db, 0), mask=c < C)
+
+
+@triton.jit
+def _batch_norm_bwd_kernel(
+    dy_ptr, x_ptr, mean_ptr, var_ptr, w_ptr, b_ptr, dw_ptr, db_ptr, dx_ptr,
+    pixels, C, dy_pitch, x_pitch, eps,
+    RELU: tl.constexpr, TRAINING: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    step = tl.num_programs(0) - 1 - tl.program_id(0)  # from the end: see above
+    m = step * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)  # [M]
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
+    live = (m < pixels)[:, None] & (c < C)[None, :]
+    mean, rstd, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
+    g = tl.load(dy_ptr + m[:, None] * dy_pitch + c[None, :], mask=live, other=0.0).to(tl.float32)
+    if RELU or TRAINING:
+        x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=live, other=0.0).to(tl.float32) - mean
+    if RELU:
+        g = tl.where(x * scale + b <= 0, 0.0, g)
+    if TRAINING:
+        dw = tl.load(dw_ptr + c, mask=c < C, other=0.0)[None, :]
+        db = tl.load(db_ptr + c, mask=c < C, other=0.0)[None, :]
+        g -= db / pixels + x * (rstd * dw / pixels)
+    tl.store(dx_ptr + m[:, None] * C + c[None, :], (g * scale).to(dx_ptr.dtype.element_ty), mask=live)
+
+
+def batch_norm_fwd(
+    x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, w: torch.Tensor | None, b: torch.Tensor | None,
+    *, eps: float = 1e-5, relu: bool = False, out: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Normalise `x` by the given statistics, scale and shift, and clamp at 0 if `relu`.
+
+    Args:
+        x: (N, H, W, C) buffer of float32, bfloat16 or float16, any pitch.
+        mean: of each channel, float32 (C,).
+        var: biased variance of each channel (not its root), float32 (C,).
+        w: scale of each channel, float32 (C,), or None for 1.
+        b: shift of each channel, float32 (C,), or None for 0.
+        eps: added to var, 0 or more.
+        relu: whether negative results become 0.
+        out: where to write, an (N, H, W, C) buffer of any pitch and float dtype; a new one of x's dtype if None.
+
+    Returns:
+        y, shape (N, H, W, C).
+
+    Raises:
+        Refused: wrong shapes or dtypes.
+    """
+    N, H, W, C = check_image("input", x)
+    check_vectors(C, running_mean=mean, running_var=var, weight=w, bias=b)
+    y = empty((N, H, W, C), x.dtype) if out is None else out
+    if check_image("out", y) != (N, H, W, C):
+        refuse(OP, f"out must have the input's buffer shape {(N, H, W, C)}, got {tuple(y.shape)}")
+    pixels = N * H * W
+    tile = pick_tile(pixels, C, 4096)
+    launch(
+        _batch_norm_fwd_kernel, (tile.programs, cdiv(C, tile.channels)),
+        x, mean, var, w, b, y, pixels, C, pitch(x), pitch(y), float(eps),
+        RELU=relu, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+    )  # fmt: skip
+    return y
+
+
+def merge_sums(tile_dw: torch.Tensor, tile_db: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add up partial sums, two buffers of float32 (tiles, C), over the tiles; return dw and db, float32 (C,)."""
+    tiles, C = tile_dw.shape
+    dw, db = (empty((C,), torch.float32) for _ in range(2))
+    launch(
+        _batch_norm_bwd_merge_kernel, (cdiv(C, 8),),
+        tile_dw, tile_db, dw, db, tiles, C,
+        BLOCK_T=min(512, next_power_of_2(tiles)), BLOCK_C=8, num_warps=8,
+    )  # fmt: skip
+    return dw, db
+
+
+def batch_norm_bwd(
+    dy: torch.Tensor, x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor,
+    w: torch.Tensor | None, b: torch.Tensor | None, *, eps: float = 1e-5, relu: bool = False, training: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Gradients of `batch_norm_fwd`.
+
+    Args:
+        dy: gradient of y, (N, H, W, C), any pitch.
+        x: the forward's input.
+        mean: as in the forward, and so var, w, b, eps and relu.
+        var: as in the forward.
+        w: as in the forward.
+        b: as in the forward.
+        eps: as in the forward.
+        relu: as in the forward.
+        training: whether mean and var are x's own, so that they depend on x; else they are constants.
+
+    Returns:
+        dx in x's dtype, (N, H, W, C); dw and db, float32 (C,), also where w and b are None.
+
+    Raises:
+        Refused: wrong shapes or dtypes.
+    """
+    N, H, W, C = check_image("input", x)
+    check_vectors(C, running_mean=mean, running_var=var, weight=w, bias=b)
+    if check_image("the gradient", dy) != (N, H, W, C):
+        refuse(OP, f"the gradient must have the input's buffer shape {(N, H, W, C)}, got {tuple(dy.shape)}")
+    pixels = N * H * W
+    tile = pick_tile(pixels, C, 2048, reduce=True)
+    tile_dw, tile_db = (empty((tile.programs, C), torch.float32) for _ in range(2))
+    launch(
+        _batch_norm_bwd_stats_kernel, (tile.programs, cdiv(C, tile.channels)),
+        dy, x, mean, var, w, b, tile_dw, tile_db, pixels, C, pitch(dy), pitch(x), float(eps),
+        RELU=relu, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, STAGES=tile.num_stages, num_warps=tile.num_warps,
+    )  # fmt: skip
+    dw, db = merge_sums(tile_dw, tile_db)
+    dx = empty((N, H, W, C), x.dtype)
+    tile = pick_tile(pixels, C, 2048)
+    launch(
+        _batch_norm_bwd_kernel, (tile.programs, cdiv(C, tile.channels)),
+        dy, x, mean, var, w, b, dw, db, dx, pixels, C, pitch(dy), pitch(x), float(eps),
+        RELU=relu, TRAINING=training, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+    )  # fmt: skip
+    return dx, dw, db

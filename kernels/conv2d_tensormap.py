@@ -1,0 +1,205 @@
+"""Convolution kernels whose images arrive by tensor map (TMA): stride 1, 16-bit, channels in multiples of 16.
+
+The formulas stand in `conv2d`. A tile of pixels is a box [images, rows, columns, channels] of a rank-4 tensor map; a tap
+moves the box, and what lies outside the image reads as zero, so padding costs nothing. The GEMM is transposed,
+
+    forward          acc[k, m] += w[k, i] * x[m, i]^T          m = pixel of the box, i = (c, r, s), taps innermost
+    input gradient   acc[c, m] += w[i, c]^T * dy[m, i]^T       i = (k, r, s), taps mirrored
+    weight gradient  acc[k, c] += dy[m, k]^T * x[m, c]         one program a (tap or row of three taps, k, c, split)
+
+because the matrix unit reads operand B from shared memory as it arrived; as operand A a reshaped box would pass through
+registers. Taps innermost re-read one channel slice of the image from L2.
+
+With STATISTICS the forward leaves (count, mean, M2) of every tile's values as stored, for batch norm: `batch_norm` merges
+them by Chan's formula in tile order.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from tritonnet.kernels.conv2d import Geometry, Tile
+from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, launch, pitch
+
+__all__ = ["dgrad", "fwd", "wgrad"]
+
+
+@triton.jit
+def _conv2d_box_kernel(
+    x_map, w_map, b_ptr, y_map, count_ptr, mean_ptr, m2_ptr,
+    N, P, Q, C, K,  # C channels of x are summed over, K come out; P x Q pixels of y
+    R: tl.constexpr, S: tl.constexpr, SHIFT_H: tl.constexpr, SHIFT_W: tl.constexpr,  # from y's pixel to x's, tap 0
+    DIL_H: tl.constexpr, DIL_W: tl.constexpr,
+    MIRROR: tl.constexpr,  # input gradient: weights (C, R*S*K) and taps that run backward
+    HAS_BIAS: tl.constexpr, STATISTICS: tl.constexpr, UPCAST: tl.constexpr,
+    IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    BLOCK_M: tl.constexpr = IMAGES * ROWS * COLUMNS
+    blocks_k = tl.cdiv(K, BLOCK_N)
+    k0 = (tl.program_id(0) % blocks_k) * BLOCK_N
+    box = tl.program_id(0) // blocks_k
+    boxes_h, boxes_w = tl.cdiv(P, ROWS), tl.cdiv(Q, COLUMNS)
+    n0, p0, q0 = box // (boxes_h * boxes_w) * IMAGES, box // boxes_w % boxes_h * ROWS, box % boxes_w * COLUMNS
+    acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    for step in range(R * S * tl.cdiv(C, BLOCK_K)):
+        tap = step % (R * S)
+        c0 = step // (R * S) * BLOCK_K
+        dh, dw = (tap // S) * DIL_H, (tap % S) * DIL_W
+        if MIRROR:
+            x = x_map.load([n0, p0 + SHIFT_H - dh, q0 + SHIFT_W - dw, c0])
+            f = tl.trans(w_map.load([c0, tap * K + k0]))
+        else:
+            x = x_map.load([n0, p0 + SHIFT_H + dh, q0 + SHIFT_W + dw, c0])
+            f = w_map.load([k0, tap * C + c0])
+        x = tl.reshape(x, (BLOCK_M, BLOCK_K))
+        if UPCAST:  # the interpreter multiplies the raw bits of 16-bit floats
+            x, f = x.to(tl.float32), f.to(tl.float32)
+        acc = tl.dot(f, tl.trans(x), acc)
+    k = k0 + tl.arange(0, BLOCK_N)
+    if HAS_BIAS:
+        acc += tl.load(b_ptr + k, mask=k < K, other=0.0)[:, None]
+    y = acc.to(y_map.dtype)
+    if STATISTICS:
+        m = tl.arange(0, BLOCK_M)
+        inside = (n0 + m // (ROWS * COLUMNS) < N) & (p0 + m // COLUMNS % ROWS < P) & (q0 + m % COLUMNS < Q)
+        v = y.to(tl.float32)
+        count = tl.sum(inside.to(tl.float32), axis=0)
+        mean = tl.sum(tl.where(inside[None, :], v, 0.0), axis=1) / count
+        off = tl.where(inside[None, :], v - mean[:, None], 0.0)
+        m2 = tl.sum(off * off, axis=1)
+        tl.store(count_ptr + box, count)
+        tl.store(mean_ptr + box * K + k, mean, mask=k < K)
+        tl.store(m2_ptr + box * K + k, m2, mask=k < K)
+    y_map.store([n0, p0, q0, k0], tl.reshape(tl.trans(y), (IMAGES, ROWS, COLUMNS, BLOCK_N)))
+
+
+@triton.jit
+def _conv2d_box_wgrad_kernel(
+    dy_map, x_map, dw_ptr,  # dw: one (K, R, S, C) partial sum a split
+    P, Q, C, K, boxes, boxes_per_split,
+    R: tl.constexpr, S: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr, DIL_H: tl.constexpr, DIL_W: tl.constexpr,
+    TAPS: tl.constexpr,  # taps a program: 1, or the 3 of a row
+    FLAT: tl.constexpr,  # whether the box is one run of pixels, so that dy needs no reshape
+    UPCAST: tl.constexpr,
+    IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    BLOCK_K: tl.constexpr = IMAGES * ROWS * COLUMNS
+    blocks_m, blocks_n = tl.cdiv(K, BLOCK_M), tl.cdiv(C, BLOCK_N)
+    pid = tl.program_id(0)
+    k0, c0 = (pid % blocks_m) * BLOCK_M, (pid // blocks_m % blocks_n) * BLOCK_N
+    tap = pid // blocks_m // blocks_n * TAPS
+    dh, dw = (tap // S) * DIL_H - PAD_H, (tap % S) * DIL_W - PAD_W
+    split = tl.program_id(1)
+    boxes_h, boxes_w = tl.cdiv(P, ROWS), tl.cdiv(Q, COLUMNS)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    acc1 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    acc2 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for box in range(split * boxes_per_split, tl.minimum((split + 1) * boxes_per_split, boxes)):
+        n0, p0, q0 = box // (boxes_h * boxes_w) * IMAGES, box // boxes_w % boxes_h * ROWS, box % boxes_w * COLUMNS
+        if FLAT:
+            dy = dy_map.load([box * BLOCK_K, k0])
+        else:
+            dy = tl.reshape(dy_map.load([n0, p0, q0, k0]), (BLOCK_K, BLOCK_M))
+        x = tl.reshape(x_map.load([n0, p0 + dh, q0 + dw, c0]), (BLOCK_K, BLOCK_N))
+        if UPCAST:
+            dy, x = dy.to(tl.float32), x.to(tl.float32)
+        acc = tl.dot(tl.trans(dy), x, acc)
+        if TAPS == 3:
+            x1 = tl.reshape(x_map.load([n0, p0 + dh, q0 + dw + DIL_W, c0]), (BLOCK_K, BLOCK_N))
+            x2 = tl.reshape(x_map.load([n0, p0 + dh, q0 + dw + 2 * DIL_W, c0]), (BLOCK_K, BLOCK_N))
+            if UPCAST:
+                x1, x2 = x1.to(tl.float32), x2.to(tl.float32)
+            acc1 = tl.dot(tl.trans(dy), x1, acc1)
+            acc2 = tl.dot(tl.trans(dy), x2, acc2)
+    k, c = k0 + tl.arange(0, BLOCK_M), c0 + tl.arange(0, BLOCK_N)
+    live = (k < K)[:, None] & (c < C)[None, :]
+    at = (split.to(tl.int64) * K + k)[:, None] * (R * S * C) + (tap * C + c)[None, :]
+    tl.store(dw_ptr + at, acc, mask=live)
+    if TAPS == 3:
+        tl.store(dw_ptr + at + C, acc1, mask=live)
+        tl.store(dw_ptr + at + 2 * C, acc2, mask=live)
+
+
+def _map(x: torch.Tensor, block: list[int]) -> TensorDescriptor:
+    """A tensor map over an image buffer; boxes of `block` elements."""
+    n, h, w, c = x.shape
+    step = pitch(x)
+    return TensorDescriptor(x, [n, h, w, c], [h * w * step, w * step, step, 1], block)
+
+
+@dataclass(frozen=True)
+class _Box:
+    images: int
+    rows: int
+    columns: int
+
+    @staticmethod
+    def of(t: Tile, pixels: int) -> "_Box":
+        return _Box(t.images, t.rows, pixels // t.images // t.rows)
+
+    def count(self, n: int, height: int, width: int) -> int:
+        return cdiv(n, self.images) * cdiv(height, self.rows) * cdiv(width, self.columns)
+
+    def constants(self) -> dict[str, int]:
+        return {"IMAGES": self.images, "ROWS": self.rows, "COLUMNS": self.columns}
+
+
+def _run(
+    x: torch.Tensor, w_map: TensorDescriptor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile,
+    shift: tuple[int, int], mirror: bool, statistics: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
+) -> None:  # fmt: skip
+    box = _Box.of(t, t.block_m)
+    n, p, q, k = y.shape
+    count, mean, m2 = statistics or (None, None, None)
+    side = [box.images, box.rows, box.columns]
+    launch(
+        _conv2d_box_kernel, (box.count(n, p, q) * cdiv(k, t.block_n),),
+        _map(x, [*side, t.block_k]), w_map, bias, _map(y, [*side, t.block_n]), count, mean, m2, n, p, q, x.shape[3], k,
+        R=g.R, S=g.S, SHIFT_H=shift[0], SHIFT_W=shift[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1], MIRROR=mirror,
+        HAS_BIAS=bias is not None, STATISTICS=statistics is not None, UPCAST=INTERPRET and x.dtype != torch.float32,
+        **box.constants(), BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
+    )  # fmt: skip
+
+
+def fwd(
+    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile, statistics: bool
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None]:
+    """Write the convolution to y; with `statistics` also return each box's (count, mean, M2). See `conv2d_fwd`."""
+    w_map = TensorDescriptor(w, [g.K, g.R * g.S * g.C], [g.R * g.S * g.C, 1], [t.block_n, t.block_k])
+    moments = None
+    if statistics:
+        boxes = _Box.of(t, t.block_m).count(g.N, g.P, g.Q)
+        moments = empty((boxes,), torch.float32), empty((boxes, g.K), torch.float32), empty((boxes, g.K), torch.float32)
+    _run(x, w_map, bias, y, g, t, (-g.pad[0], -g.pad[1]), False, moments)
+    return y, moments
+
+
+def dgrad(dy: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, dx: torch.Tensor, g: Geometry, t: Tile) -> None:
+    """Write the input gradient to dx. See `conv2d_dgrad`."""
+    w_map = TensorDescriptor(w, [g.K, g.R * g.S * g.C], [g.R * g.S * g.C, 1], [t.block_k, t.block_n])
+    _run(dy, w_map, bias, dx, g, t, g.pad, True, None)
+
+
+def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry, t: Tile) -> None:
+    """Write the weight gradient's partial sums (splits, K, R, S, C). See `conv2d_wgrad`."""
+    box = _Box.of(t, t.block_k)
+    side = [box.images, box.rows, box.columns]
+    boxes = box.count(g.N, g.P, g.Q)
+    run = (box.columns == g.Q or box.rows == 1) and (box.rows == g.P or box.images == 1) and (
+        box.columns == g.Q or box.images == 1
+    )  # fmt: skip
+    flat = run and g.N % box.images == 0 and g.P % box.rows == 0 and g.Q % box.columns == 0
+    dy_map = (
+        TensorDescriptor(dy, [g.N * g.P * g.Q, g.K], [pitch(dy), 1], [t.block_k, t.block_m])
+        if flat else _map(dy, [*side, t.block_m])
+    )  # fmt: skip
+    launch(
+        _conv2d_box_wgrad_kernel, (cdiv(g.K, t.block_m) * cdiv(g.C, t.block_n) * (g.R * g.S // t.taps), t.splits),
+        dy_map, _map(x, [*side, t.block_n]), partial, g.P, g.Q, g.C, g.K, boxes, cdiv(boxes, t.splits),
+        R=g.R, S=g.S, PAD_H=g.pad[0], PAD_W=g.pad[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1], TAPS=t.taps, FLAT=flat,
+        UPCAST=INTERPRET and x.dtype != torch.float32, **box.constants(), BLOCK_M=t.block_m, BLOCK_N=t.block_n,
+        num_warps=t.num_warps, num_stages=t.num_stages,
+    )  # fmt: skip

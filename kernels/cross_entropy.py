@@ -1,0 +1,180 @@
+"""Cross-entropy of logits against class indices or class probabilities: loss and gradient from one pass over the logits.
+
+    log_p[m, c] = x[m, c] - top[m] - log(total[m])                       (see softmax.py)
+    indices         loss[m] = -w[t[m]] * log_p[m, t[m]]                  dx[m, c] = w[t[m]] * (p[m, c] - (c == t[m]))
+    probabilities   loss[m] = -sum over c of w[c] * t[m, c] * log_p[m, c]
+                    dx[m, c] = p[m, c] * (sum over k of w[k] * t[m, k]) - w[c] * t[m, c]
+    mean            divides by the sum of w[t[m]] over counted pixels; for probabilities by the number of pixels
+
+A pixel whose index is `ignore_index` contributes nothing; one whose index is outside 0..C-1 neither, and sets fault.LABEL. Nothing counted:
+the mean is NaN as in PyTorch, the gradient zero, and no fault is set. Every logit may be +-1e4 and more: no exponent is above 0.
+The gradient is stored scaled for an upstream gradient of 1 (which is what `loss.backward()` brings: then the backward moves no byte), hence
+the normaliser of the mean comes first, from a pass over the targets alone. With float16 logits it is kept in float32 until the upstream
+gradient, which may be a loss scale, is multiplied in: 1 / (N*H*W) is below what float16 resolves.
+Two-stage sums in a fixed order: deterministic. Cost: memory-bound; reads t (twice for a mean over indices) and x, writes dx.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from tritonnet.kernels import fault
+from tritonnet.kernels.loss import (
+    COUNTS, INTEGERS, check_reduction, counted_weight, flag_not_finite, loss_count, loss_merge,
+)  # fmt: skip
+from tritonnet.kernels.runtime import cdiv, check_dtype, empty, flat, launch, refuse
+from tritonnet.kernels.softmax import load_rows, pick_tile, row_totals, rows
+
+__all__ = ["cross_entropy_fwd"]
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@triton.jit
+def _cross_entropy_indices_kernel(
+    x_ptr, target_ptr, weight_ptr, count_ptr, dx_ptr, loss_ptr, fault_ptr,
+    M, x_pitch, counts, ignore,  # M pixels; counts partial weights
+    C: tl.constexpr, EACH: tl.constexpr, COUNTS: tl.constexpr, LABEL: tl.constexpr, LOSS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
+    t = tl.load(target_ptr + m, mask=m < M, other=0).to(tl.int64)
+    weight, known, outside = counted_weight(t, m < M, weight_ptr, ignore, C)
+    tl.atomic_or(fault_ptr, LABEL, mask=tl.max(outside.to(tl.int32)) > 0)
+    scale = weight
+    if count_ptr is not None:
+        at = tl.arange(0, COUNTS)
+        total_weight = tl.sum(tl.load(count_ptr + at, mask=at < counts, other=0.0))
+        scale = tl.where(total_weight == 0.0, 0.0, weight / total_weight)
+    x, top, total = row_totals(x_ptr, m, M, x_pitch, C, BLOCK_M, BLOCK_C)
+    picked = tl.zeros((BLOCK_M,), tl.float32)
+    for c0 in range(0, C, BLOCK_C):
+        c = c0 + tl.arange(0, BLOCK_C)  # [C]
+        if C > BLOCK_C:
+            x = load_rows(x_ptr, m, c, M, x_pitch, C)
+        hit = t[:, None] == c[None, :]  # [M, C]
+        picked += tl.sum(tl.where(hit, x, 0.0), 1)
+        if dx_ptr is not None:
+            dx = (tl.exp(x - top[:, None]) / total[:, None] - hit.to(tl.float32)) * scale[:, None]
+            dx = tl.where(known[:, None], dx, 0.0)
+            live = (m < M)[:, None] & (c < C)[None, :]
+            tl.store(dx_ptr + m[:, None] * C + c[None, :], dx.to(dx_ptr.dtype.element_ty), mask=live)
+    loss = tl.where(known, weight * (top - picked + tl.log(total)), 0.0)
+    if EACH:
+        tl.store(loss_ptr + m, loss, mask=m < M)
+        flag_not_finite(loss, fault_ptr, LOSS)
+    else:
+        tl.store(loss_ptr + tl.program_id(0), tl.sum(loss))
+
+
+@triton.jit
+def _weighted_target(target_ptr, weight_ptr, m, c, M, target_pitch, C: tl.constexpr):
+    live = (m < M)[:, None] & (c < C)[None, :]
+    t = tl.load(target_ptr + m[:, None] * target_pitch + c[None, :], mask=live, other=0.0).to(tl.float32)
+    if weight_ptr is not None:
+        t *= tl.load(weight_ptr + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
+    return t
+
+
+@triton.jit
+def _cross_entropy_probabilities_kernel(
+    x_ptr, target_ptr, weight_ptr, dx_ptr, loss_ptr, fault_ptr,
+    M, x_pitch, target_pitch, scale,  # M pixels; scale: 1 / M for a mean
+    C: tl.constexpr, EACH: tl.constexpr, LOSS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
+    x, top, total = row_totals(x_ptr, m, M, x_pitch, C, BLOCK_M, BLOCK_C)
+    t = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+    loss = tl.zeros((BLOCK_M,), tl.float32)
+    mass = tl.zeros((BLOCK_M,), tl.float32)
+    for c0 in range(0, C, BLOCK_C):
+        c = c0 + tl.arange(0, BLOCK_C)  # [C]
+        if C > BLOCK_C:
+            x = load_rows(x_ptr, m, c, M, x_pitch, C)
+        t = _weighted_target(target_ptr, weight_ptr, m, c, M, target_pitch, C)
+        live = (m < M)[:, None] & (c < C)[None, :]
+        loss += tl.sum(t * tl.where(live, top[:, None] - x + tl.log(total)[:, None], 0.0), 1)
+        mass += tl.sum(t, 1)
+    if dx_ptr is not None:
+        for c0 in range(0, C, BLOCK_C):
+            c = c0 + tl.arange(0, BLOCK_C)
+            if C > BLOCK_C:
+                x = load_rows(x_ptr, m, c, M, x_pitch, C)
+                t = _weighted_target(target_ptr, weight_ptr, m, c, M, target_pitch, C)
+            dx = (tl.exp(x - top[:, None]) / total[:, None] * mass[:, None] - t) * scale
+            live = (m < M)[:, None] & (c < C)[None, :]
+            tl.store(dx_ptr + m[:, None] * C + c[None, :], dx.to(dx_ptr.dtype.element_ty), mask=live)
+    if EACH:
+        tl.store(loss_ptr + m, loss, mask=m < M)
+        flag_not_finite(tl.where(m < M, loss, 0.0), fault_ptr, LOSS)
+    else:
+        tl.store(loss_ptr + tl.program_id(0), tl.sum(loss))
+
+
+def cross_entropy_fwd(
+    x: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    *,
+    gradient: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Cross-entropy and, from the same pass, the logits' gradient for an upstream gradient of 1 (see `loss.loss_bwd`).
+
+    Args:
+        x: logits, (N, H, W, C) image buffer, pitch allowed, or (N, C); float32, bfloat16 or float16.
+        target: class indices (N, H, W) or (N,), int64, int32 or uint8, contiguous; or probabilities of x's shape, floating-point.
+        weight: one a class, (C,) float32, or None.
+        ignore_index: the class index that does not count; with probabilities it must be negative.
+        reduction: "mean", "sum" or "none".
+        gradient: whether the gradient is wanted.
+
+    Returns:
+        loss: float32, no dimensions; for "none" one a pixel, (N, H, W) or (N,).
+        dx: contiguous, x's shape and dtype (float32 for float16 logits); None if not wanted.
+
+    Raises:
+        Refused: shapes or dtypes that do not fit, another reduction.
+    """
+    op = "cross_entropy"
+    check_reduction(op, reduction)
+    check_dtype(op, "input", x, FLOATS)
+    if x.dim() not in (2, 4):
+        refuse(op, f"input must have shape (N, C) or (N, C, H, W), got {x.dim()} dimensions")
+    m, c, x_pitch = rows(op, "input", x)
+    if weight is not None:
+        check_dtype(op, "weight", weight, (torch.float32,))
+        if tuple(weight.shape) != (c,):
+            refuse(op, f"weight must have shape ({c},), one number a class, got {tuple(weight.shape)}")
+    tile = pick_tile(c)
+    programs = cdiv(m, tile.rows)
+    each = reduction == "none"
+    pixels = tuple(x.shape[:-1])
+    dx = empty(tuple(x.shape), torch.float32 if x.dtype == torch.float16 else x.dtype) if gradient else None
+    partials = empty(pixels if each else (programs,), torch.float32)
+    counts, divisor = None, float(m) if reduction == "mean" else 1.0
+    if target.shape == x.shape:
+        check_dtype(op, "target of the input's shape (class probabilities)", target, FLOATS)
+        if ignore_index >= 0:
+            refuse(op, f"ignore_index must be negative when target holds class probabilities, got {ignore_index}")
+        _, _, target_pitch = rows(op, "target", target)
+        launch(
+            _cross_entropy_probabilities_kernel, (programs,), x, target, weight, dx, partials, fault.flag(),
+            m, x_pitch, target_pitch, 1.0 / divisor if divisor else 0.0,
+            C=c, EACH=each, LOSS=fault.LOSS, BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+        )  # fmt: skip
+    else:
+        if tuple(target.shape) != pixels:
+            refuse(op, f"target must have shape {pixels} (class indices) or the input's (probabilities), got {tuple(target.shape)}")
+        check_dtype(op, "target (class indices)", target, INTEGERS)
+        flat(op, "target", target)
+        if reduction == "mean":
+            counts = loss_count(target, weight, ignore_index, c)
+        launch(
+            _cross_entropy_indices_kernel, (programs,), x, target, weight, counts, dx, partials, fault.flag(),
+            m, x_pitch, 0 if counts is None else counts.numel(), ignore_index,
+            C=c, EACH=each, COUNTS=COUNTS, LABEL=fault.LABEL, LOSS=fault.LOSS,
+            BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+        )  # fmt: skip
+    return (partials if each else loss_merge(partials, counts, divisor)), dx

@@ -1,0 +1,29 @@
+"""Fill a contiguous buffer with one number.
+
+    y[i] = value
+
+Deterministic; memory-bound, writes y once. From the definition.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from tritonnet.kernels.runtime import INTERPRET, cdiv, flat, launch
+
+__all__ = ["fill"]
+
+
+@triton.jit
+def _fill_kernel(y_ptr, n, value, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    y = tl.zeros((BLOCK,), tl.float32) + value
+    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=at < n)
+
+
+def fill(y: torch.Tensor, value: float) -> torch.Tensor:
+    """Write `value` to every element of the contiguous buffer `y` (any dtype) and return it."""
+    n = flat("fill", "y", y)
+    block = 65536 if INTERPRET else 2048
+    launch(_fill_kernel, (cdiv(n, block),), y, n, float(value), BLOCK=block, num_warps=4)
+    return y

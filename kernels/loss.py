@@ -1,0 +1,164 @@
+"""What the pixel losses share: the normaliser, the merge of partial sums, and the upstream gradient.
+
+A loss makes its value and its gradient in one pass over the logits, the gradient scaled for an upstream gradient of 1. So what the mean
+divides by must be known before: `loss_count` sums the weights of the counted pixels from the targets alone (1 to 8 bytes a pixel).
+
+    counts  = sum over counted m of w[t[m]]          in at most 256 partial sums, which the loss kernel adds up
+    loss    = sum of partial losses / divisor        divisor: sum of counts, or a number
+    dx      = gradient * upstream                    in place; nothing is read or written where upstream is 1
+
+Every sum has two stages in a fixed order, so results are bitwise reproducible. The merge sets fault.LOSS where the loss is not finite, except when
+nothing was counted: then the mean is 0 / 0 = NaN as in PyTorch, but its gradient is zero and the step does no harm.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from tritonnet.kernels import fault
+from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, flat, launch, refuse
+
+__all__ = [
+    "COUNTS", "INTEGERS", "REDUCTIONS", "check_reduction", "counted_weight", "flag_not_finite", "loss_bwd", "loss_count",
+    "loss_merge",
+]  # fmt: skip
+
+COUNTS = 256
+INTEGERS = (torch.int64, torch.int32, torch.uint8)
+REDUCTIONS = ("none", "mean", "sum")
+
+
+@triton.jit
+def counted_weight(t, live, weight_ptr, ignore, C: tl.constexpr):
+    """Of targets `t`: the weight each counts with (0 for the ignored and for those outside 0..C-1), and which are outside."""
+    known = live & (t != ignore) & (t >= 0) & (t < C)
+    if weight_ptr is None:
+        weight = known.to(tl.float32)
+    else:
+        weight = tl.load(weight_ptr + tl.where(known, t, 0), mask=known, other=0.0).to(tl.float32)
+    return weight, known, live & (t != ignore) & ((t < 0) | (t >= C))
+
+
+@triton.jit
+def flag_not_finite(loss, fault_ptr, FLAG: tl.constexpr):
+    """Set `FLAG` if any of `loss` is NaN or infinite."""
+    bad = tl.max((tl.abs(loss) < float("inf")).to(tl.int32) ^ 1)
+    tl.atomic_or(fault_ptr, FLAG, mask=bad > 0)
+
+
+@triton.jit
+def _loss_count_kernel(target_ptr, weight_ptr, count_ptr, M, stretch, ignore, C: tl.constexpr, BLOCK: tl.constexpr):
+    start = tl.program_id(0).to(tl.int64) * stretch
+    acc = tl.zeros((BLOCK,), tl.float32)
+    for offset in range(0, stretch, BLOCK):
+        m = start + offset + tl.arange(0, BLOCK)
+        t = tl.load(target_ptr + m, mask=m < M, other=0).to(tl.int64)
+        weight, _, _ = counted_weight(t, m < M, weight_ptr, ignore, C)
+        acc += weight
+    tl.store(count_ptr + tl.program_id(0), tl.sum(acc))
+
+
+@triton.jit
+def _loss_merge_kernel(
+    partial_ptr, count_ptr, loss_ptr, fault_ptr,
+    n, counts, divisor,  # n partial losses; counts partial weights
+    COUNTS: tl.constexpr, FLAG: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    acc = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, n, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        acc += tl.load(partial_ptr + at, mask=at < n, other=0.0)
+    if count_ptr is None:
+        total = tl.zeros((1,), tl.float32) + divisor
+    else:
+        at = tl.arange(0, COUNTS)
+        total = tl.zeros((1,), tl.float32) + tl.sum(tl.load(count_ptr + at, mask=at < counts, other=0.0))
+    loss = tl.sum(acc) / total  # [1]
+    tl.store(loss_ptr + tl.arange(0, 1), loss)
+    flag_not_finite(tl.where(total == 0.0, 0.0, loss), fault_ptr, FLAG)
+
+
+@triton.jit
+def _loss_bwd_kernel(
+    gradient_ptr, dy_ptr, dx_ptr,
+    n, dy_pitch,  # n elements; dy_pitch: elements of dy from row to row
+    C: tl.constexpr, SCALAR: tl.constexpr, DY_CHANNELS: tl.constexpr, IN_PLACE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    live = at < n
+    if SCALAR:
+        dy = tl.load(dy_ptr).to(tl.float32)
+        if IN_PLACE:
+            live = at < tl.where(dy == 1.0, 0, n)
+    else:
+        c = at % C if DY_CHANNELS else 0
+        dy = tl.load(dy_ptr + at // C * dy_pitch + c, mask=live, other=0.0).to(tl.float32)
+    dx = tl.load(gradient_ptr + at, mask=live, other=0.0).to(tl.float32) * dy
+    tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=live)
+
+
+def check_reduction(op: str, reduction: str) -> None:
+    """Raise `Refused` unless `reduction` is "none", "mean" or "sum"."""
+    if reduction not in REDUCTIONS:
+        refuse(op, f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+
+
+def loss_count(target: torch.Tensor, weight: torch.Tensor | None, ignore_index: int, classes: int) -> torch.Tensor:
+    """What a mean divides by: the sum of the weights of the counted targets.
+
+    Args:
+        target: contiguous, any shape; int64, int32 or uint8 class indices.
+        weight: float32 (classes,), or None for 1 each.
+        ignore_index: the target that does not count; one outside 0..classes-1 does not either.
+        classes: number of classes, at least 1.
+
+    Returns:
+        At most 256 partial sums, float32.
+    """
+    m = flat("loss", "target", target)
+    block = 65536 if INTERPRET else 1024
+    programs = max(1, min(COUNTS, cdiv(m, block)))
+    counts = empty((programs,), torch.float32)
+    stretch = cdiv(cdiv(m, programs), block) * block
+    launch(_loss_count_kernel, (programs,), target, weight, counts, m, stretch, ignore_index, C=classes, BLOCK=block)
+    return counts
+
+
+def loss_merge(partials: torch.Tensor, counts: torch.Tensor | None, divisor: float) -> torch.Tensor:
+    """Add up partial losses and divide by the sum of `counts`, or by `divisor` without them.
+
+    Returns:
+        The loss: float32, no dimensions. Sets fault.LOSS unless it is finite (or nothing was counted).
+    """
+    loss = empty((), torch.float32)
+    launch(
+        _loss_merge_kernel, (1,), partials, counts, loss, fault.flag(),
+        partials.numel(), 0 if counts is None else counts.numel(), float(divisor),
+        COUNTS=COUNTS, FLAG=fault.LOSS, BLOCK=1024,
+    )  # fmt: skip
+    return loss
+
+
+def loss_bwd(gradient: torch.Tensor, dy: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The logits' gradient for the upstream gradient `dy`, which stays on the device.
+
+    Args:
+        gradient: contiguous (..., C), the gradient for an upstream gradient of 1. It is given away: where its dtype is `dtype` it is
+            multiplied in place, and left as it is where dy is a 1.
+        dy: the loss's gradient: one element; or one a row, contiguous; or gradient's shape, pitch allowed.
+        dtype: of the result.
+
+    Returns:
+        dx, gradient's shape.
+    """
+    n = flat("loss", "gradient", gradient)
+    c = gradient.shape[-1]
+    dx = gradient if gradient.dtype == dtype else empty(tuple(gradient.shape), dtype)
+    same_rank = dy.dim() == gradient.dim()
+    dy_pitch = (dy.stride(2) if dy.dim() == 4 else c) if same_rank else 1
+    block = 65536 if INTERPRET else 2048
+    launch(
+        _loss_bwd_kernel, (cdiv(n, block),), gradient, dy, dx, n, dy_pitch,
+        C=c, SCALAR=dy.dim() == 0, DY_CHANNELS=same_rank, IN_PLACE=dx is gradient, BLOCK=block,
+    )  # fmt: skip
+    return dx

@@ -1,0 +1,60 @@
+"""Padding of images with a constant, and cropping by negative amounts.
+
+    y[n, p, q, c] = x[n, p - top, q - left, c] where that pixel exists, else value
+    dx[n, h, w, c] = dy[n, h + top, w + left, c] where that pixel exists, else 0: padding by the negated amounts
+
+Exact; deterministic. Memory-bound: reads x once, writes y once. From the definition.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from tritonnet.kernels import runtime
+from tritonnet.kernels.pointwise import image_index, image_tile
+from tritonnet.kernels.runtime import cdiv, image, launch, pitch, refuse
+
+__all__ = ["pad_fwd"]
+
+
+@triton.jit
+def _pad_fwd_kernel(
+    x_ptr, y_ptr,
+    H, W, P, Q, C, x_pitch, y_pitch, top, left, value,
+    BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    n, p, q, c, live = image_index(P, Q, C, BLOCK_P, BLOCK_Q, BLOCK_C)
+    h, w = p - top, q - left
+    inside = live & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+    x = tl.load(x_ptr + ((n * H + h) * W + w).to(tl.int64) * x_pitch + c, mask=inside, other=0).to(tl.float32)
+    y = tl.where(inside, x, value)
+    tl.store(y_ptr + ((n * P + p) * Q + q).to(tl.int64) * y_pitch + c, y.to(y_ptr.dtype.element_ty), mask=live)
+
+
+def pad_fwd(x: torch.Tensor, pads: tuple[int, int, int, int], value: float, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Pad an image's edges with `value`; a negative amount crops.
+
+    Args:
+        x: (N, H, W, C), may have a pitch; float32, bfloat16 or float16.
+        pads: pixels to add at left, right, top, bottom.
+        value: any number.
+        out: an (N, H + top + bottom, W + left + right, C) image buffer of x's dtype to write into; made if left out.
+
+    Raises:
+        Refused: less than nothing would remain, or `out` does not fit.
+    """
+    n, h, w, c = image("pad", "input", x)
+    runtime.check_dtype("pad", "input", x, (torch.float32, torch.bfloat16, torch.float16))
+    left, right, top, bottom = pads
+    p, q = h + top + bottom, w + left + right
+    if p < 0 or q < 0:
+        refuse("pad", f"pad must leave an image of at least 0 x 0 pixels, got {p} x {q} from {h} x {w} by {tuple(pads)}")
+    y = runtime.empty((n, p, q, c), x.dtype) if out is None else out
+    if image("pad", "out", y) != (n, p, q, c) or y.dtype != x.dtype:
+        refuse("pad", f"out must be {(n, p, q, c)} of {x.dtype}, got {tuple(y.shape)} of {y.dtype}")
+    programs, tile = image_tile(p, q, c)
+    launch(
+        _pad_fwd_kernel, (n * programs, cdiv(c, tile["BLOCK_C"])), x, y, h, w, p, q, c, pitch(x), pitch(y), top, left,
+        float(value), **tile,
+    )  # fmt: skip
+    return y

@@ -1,0 +1,180 @@
+"""How elementwise kernels walk over memory: any strided loop of four sizes as tiles of rows x columns.
+
+    element (m, c), with m = (i0 * D1 + i1) * D2 + i2, lies at i0 * s0 + i1 * s1 + i2 * s2 + c * s3
+
+`walk` merges every pair of neighbouring dimensions that all operands lay out as one. So equal contiguous buffers become a
+single row (no division is left, accesses are 16 bytes wide), images with a pitch become pixels x channels, and only true
+broadcasts keep more: then an index is divided once a row, not once an element. A broadcast dimension has stride 0.
+Dimensions are listed outermost first and missing ones have size 1, which the compiler folds away.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from tritonnet.kernels import runtime
+from tritonnet.kernels.runtime import INTERPRET, cdiv, next_power_of_2, refuse
+
+__all__ = ["FLOATS", "Walk", "broadcast", "image_index", "image_tile", "offset", "plane", "promote", "tile_index", "walk"]
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@triton.jit
+def tile_index(rows, columns, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
+    """This program's rows [M, 1] and columns [1, C] as int64, and which of the tile's elements exist."""
+    across = tl.cdiv(columns, BLOCK_C)
+    pid = tl.program_id(0).to(tl.int64)
+    m = (pid // across * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    c = (pid % across * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
+    return m, c, (m < rows) & (c < columns)
+
+
+@triton.jit
+def offset(m, c, D1, D2, s0, s1, s2, s3):
+    """Where element (m, c) lies in an operand with strides s0..s3."""
+    return m // D2 // D1 * s0 + m // D2 % D1 * s1 + m % D2 * s2 + c * s3
+
+
+@triton.jit
+def image_index(P, Q, C, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr):
+    """This program's image n, rows p [P, 1, 1], columns q [1, Q, 1], channels c [1, 1, C], and which exist."""
+    across = tl.cdiv(Q, BLOCK_Q)
+    down = tl.cdiv(P, BLOCK_P)
+    pid = tl.program_id(0)
+    n = pid // across // down
+    p = (pid // across % down * BLOCK_P + tl.arange(0, BLOCK_P))[:, None, None]
+    q = (pid % across * BLOCK_Q + tl.arange(0, BLOCK_Q))[None, :, None]
+    c = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C))[None, None, :]
+    return n, p, q, c, (p < P) & (q < Q) & (c < C)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A strided loop ready to launch: pass `*sizes`, then `*strides[k]` of each operand that needs them."""
+
+    sizes: tuple[int, int, int, int]  # rows, D1, D2, columns
+    strides: tuple[tuple[int, int, int, int], ...]
+    block_m: int
+    block_c: int
+
+    @property
+    def grid(self) -> tuple[int]:
+        """One program a tile."""
+        return (cdiv(self.sizes[0], self.block_m) * cdiv(self.sizes[3], self.block_c),)
+
+    @property
+    def tile(self) -> dict[str, int]:
+        """The constexpr arguments."""
+        return {"BLOCK_M": self.block_m, "BLOCK_C": self.block_c, "num_warps": 4}
+
+    @property
+    def plane(self) -> tuple[int, ...]:
+        """For a walk from `plane`: rows, columns, then the row and column stride of each operand."""
+        return (self.sizes[0], self.sizes[3], *(step for s in self.strides for step in (s[0], s[3])))
+
+
+def walk(op: str, sizes: Sequence[int], *strides: Sequence[int]) -> Walk:
+    """Merge dimensions and choose a tile of 2048 elements, as wide in columns as they go.
+
+    Args:
+        op: names the op in a refusal.
+        sizes: of the loop, outermost first, columns last.
+        strides: of each operand, in elements, one for each size (0 where the operand repeats).
+
+    Raises:
+        Refused: more than 4 dimensions remain after merging.
+    """
+    zeros = (0,) * len(strides)
+    dims: list[tuple[int, tuple[int, ...]]] = []
+    for size, steps in zip(sizes, zip(*strides, strict=True), strict=True):
+        if size == 1:
+            continue
+        if dims and all(outer == step * size for outer, step in zip(dims[-1][1], steps, strict=True)):
+            dims[-1] = (dims[-1][0] * size, steps)
+        else:
+            dims.append((size, steps))
+    if len(dims) > 4:
+        refuse(op, f"at most 4 dimensions may remain after merging, got {len(dims)} for sizes {tuple(sizes)}")
+    columns, column_steps = dims.pop() if dims else (1, zeros)
+    dims += [(1, zeros)] * (3 - len(dims))
+    rows = dims[0][0] * dims[1][0] * dims[2][0]
+    elements = 65536 if INTERPRET else 2048
+    block_c = min(next_power_of_2(max(columns, 1)), elements)
+    block_m = min(next_power_of_2(max(rows, 1)), elements // block_c)
+    laid = tuple(zip(*(steps for _, steps in dims), column_steps, strict=True))
+    return Walk((rows, dims[1][0], dims[2][0], columns), laid, block_m, block_c)  # type: ignore[arg-type]
+
+
+def plane(op: str, **buffers: torch.Tensor) -> Walk:
+    """The walk over named buffers of one shape, each contiguous or an image with a pitch: rows of one stride.
+
+    Raises:
+        Refused: different shapes, another device, a dtype that is no float, or other strides.
+    """
+    first, *others = buffers.values()
+    for name, x in buffers.items():
+        if x.shape != first.shape:
+            refuse(op, f"{name} must have shape {tuple(first.shape)}, got {tuple(x.shape)}")
+        if x.device != runtime.device():
+            refuse(op, f"{name} must be on {runtime.device()}, got {x.device}")
+        runtime.check_dtype(op, name, x, FLOATS)
+    loop = walk(op, first.shape, first.stride(), *(x.stride() for x in others))
+    if loop.sizes[1] != 1:
+        refuse(op, f"buffers must be contiguous or images with one pitch, got strides {tuple(first.stride())}")
+    return loop
+
+
+def image_tile(P: int, Q: int, C: int) -> tuple[int, dict[str, int]]:
+    """Programs for one image of P x Q pixels and C channels, and the tile: some pixels of a row, many channels."""
+    elements = 65536 if INTERPRET else 2048
+    block_c = min(next_power_of_2(C), 1024 if INTERPRET else 128)
+    block_q = min(next_power_of_2(max(Q, 1)), max(elements // block_c, 1))
+    block_p = min(next_power_of_2(max(P, 1)), max(elements // (block_c * block_q), 1))
+    tile = {"BLOCK_P": block_p, "BLOCK_Q": block_q, "BLOCK_C": block_c, "num_warps": 4}
+    return cdiv(P, block_p) * cdiv(Q, block_q), tile
+
+
+def promote(a: torch.dtype, b: torch.dtype) -> torch.dtype:
+    """The dtype of a result of two floating-point operands, as torch: their own if equal, else float32."""
+    return a if a == b else torch.float32
+
+
+def broadcast(op: str, *operands: torch.Tensor) -> tuple[tuple[int, ...], list[list[int]]]:
+    """The buffer shape of the operands broadcast together as torch would, and each operand's strides over it.
+
+    Shapes align from the right in torch's order: a rank-4 buffer (N, H, W, C) counts as (N, C, H, W), other ranks as they
+    are. The result of rank 4 is an (N, H, W, C) buffer again.
+
+    Raises:
+        Refused: sizes that neither agree nor are 1, or an operand on another device.
+    """
+    logical = []
+    for x in operands:
+        if x.device != runtime.device():
+            refuse(op, f"operands must be on {runtime.device()}, got {x.device}")
+        sizes, steps = list(x.shape), list(x.stride())
+        if x.dim() == 4:
+            sizes, steps = [sizes[i] for i in (0, 3, 1, 2)], [steps[i] for i in (0, 3, 1, 2)]
+        logical.append((sizes, steps))
+    rank = max(len(sizes) for sizes, _ in logical)
+    if rank > 4 and any(sizes != logical[0][0] for sizes, _ in logical):
+        refuse(op, f"tensors that broadcast must have at most 4 dimensions, got {rank}")
+    shape = [1] * rank
+    for sizes, _ in logical:
+        for d, size in enumerate(sizes, start=rank - len(sizes)):
+            if size != 1 and shape[d] not in (1, size):
+                got = " and ".join(str(tuple(s)) for s, _ in logical)
+                refuse(op, f"shapes must broadcast, got {got}")
+            shape[d] = size if size != 1 else shape[d]
+    strides = []
+    for sizes, steps in logical:
+        missing = [0] * (rank - len(sizes))
+        strides.append(missing + [0 if size == 1 else step for size, step in zip(sizes, steps, strict=True)])
+    if rank == 4:
+        shape = [shape[i] for i in (0, 2, 3, 1)]
+        strides = [[steps[i] for i in (0, 2, 3, 1)] for steps in strides]
+    return tuple(shape), strides

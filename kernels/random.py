@@ -1,0 +1,102 @@
+"""Random numbers by counter: uniform and normal.
+
+    (r0, r1, r2, r3) = Philox4x32-10(counter = offset + i, key = seed)       32-bit words; element 4 i + k takes word k
+    uniform:  low + (high - low) * (r >> 8) / 2**24                          in [low, high)
+    normal:   mean + std * sqrt(-2 ln u) * cos(2 pi v), and with sin         u = ((r0 >> 8) + 1) / 2**24, v = (r1 >> 8) / 2**24 - 1/2
+
+A number depends on seed, offset and its position alone: not on tiles, devices or what ran before. Deterministic;
+bound by the ten rounds. Sources: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011); Box and Muller (1958).
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from tritonnet.kernels.pointwise import FLOATS
+from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, flat, launch
+
+__all__ = ["COUNTER_WIDTH", "normal", "uniform"]
+
+COUNTER_WIDTH = 4  # elements a counter gives
+
+
+@triton.jit
+def _philox(seed, offset, BLOCK: tl.constexpr):
+    """This program's counters [B] as int64, and their four words as numbers (r >> 8) / 2**24 in [0, 1)."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    counter = i + offset
+    low, high = (counter & 0xFFFFFFFF).to(tl.uint32), (counter >> 32).to(tl.uint32)
+    none = low * 0
+    r0, r1, r2, r3 = tl.philox(seed, low, high, none, none)
+    unit = 1.0 / 16777216
+    return (
+        i,
+        (r0 >> 8).to(tl.float32) * unit,
+        (r1 >> 8).to(tl.float32) * unit,
+        (r2 >> 8).to(tl.float32) * unit,
+        (r3 >> 8).to(tl.float32) * unit,
+    )
+
+
+@triton.jit
+def _store(y_ptr, i, n, y0, y1, y2, y3):
+    tl.store(y_ptr + 4 * i, y0.to(y_ptr.dtype.element_ty), mask=4 * i < n)
+    tl.store(y_ptr + 4 * i + 1, y1.to(y_ptr.dtype.element_ty), mask=4 * i + 1 < n)
+    tl.store(y_ptr + 4 * i + 2, y2.to(y_ptr.dtype.element_ty), mask=4 * i + 2 < n)
+    tl.store(y_ptr + 4 * i + 3, y3.to(y_ptr.dtype.element_ty), mask=4 * i + 3 < n)
+
+
+@triton.jit
+def _cos_sin(u):
+    """cos and sin of 2 pi (u - 1/2) by the series of the half angle, within 1e-7 (the library's take a stack)."""
+    a = 3.141592653589793 * (u - 0.5)
+    q = a * a
+    sin = a * (1 + q * (-1.0 / 6 + q * (1.0 / 120 + q * (-1.0 / 5040 + q * (1.0 / 362880 - q * (1.0 / 39916800))))))
+    cos = 1 + q * (-0.5 + q * (1.0 / 24 + q * (-1.0 / 720 + q * (1.0 / 40320 + q * (-1.0 / 3628800 + q * (1.0 / 479001600))))))
+    return 1 - 2 * sin * sin, 2 * sin * cos
+
+
+@triton.jit
+def _uniform_kernel(y_ptr, n, seed, offset, low, width, BLOCK: tl.constexpr):
+    i, u0, u1, u2, u3 = _philox(seed, offset, BLOCK)
+    _store(y_ptr, i, n, low + width * u0, low + width * u1, low + width * u2, low + width * u3)
+
+
+@triton.jit
+def _normal_kernel(y_ptr, n, seed, offset, mean, std, BLOCK: tl.constexpr):
+    i, u0, u1, u2, u3 = _philox(seed, offset, BLOCK)
+    # u + 2**-24 lies in (0, 1]: the logarithm is finite
+    radius0 = std * tl.sqrt(-2.0 * tl.log(u0 + 1.0 / 16777216))
+    radius1 = std * tl.sqrt(-2.0 * tl.log(u2 + 1.0 / 16777216))
+    cos0, sin0 = _cos_sin(u1)
+    cos1, sin1 = _cos_sin(u3)
+    y0, y1, y2, y3 = mean + radius0 * cos0, mean + radius0 * sin0, mean + radius1 * cos1, mean + radius1 * sin1
+    _store(y_ptr, i, n, y0, y1, y2, y3)
+
+
+def uniform(y: torch.Tensor, seed: int, offset: int, low: float, high: float) -> torch.Tensor:
+    """Fill the contiguous buffer `y` with uniform numbers in [low, high) and return it.
+
+    Args:
+        y: any shape; float32, bfloat16 or float16 (there rounding may reach `high`).
+        seed: from 0 to 2**63 - 1.
+        offset: the first counter; this call uses ceil(y.numel() / COUNTER_WIDTH) of them.
+        low, high: any numbers.
+    """
+    return _fill(_uniform_kernel, "uniform", y, seed, offset, low, high - low)
+
+
+def normal(y: torch.Tensor, seed: int, offset: int, mean: float, std: float) -> torch.Tensor:
+    """Fill the contiguous buffer `y` with normal numbers and return it. Arguments as for `uniform`."""
+    return _fill(_normal_kernel, "normal", y, seed, offset, mean, std)
+
+
+def _fill(
+    kernel: triton.JITFunction, op: str, y: torch.Tensor, seed: int, offset: int, first: float, second: float
+) -> torch.Tensor:
+    check_dtype(op, "y", y, FLOATS)
+    n = flat(op, "y", y)
+    counters = cdiv(n, COUNTER_WIDTH)
+    block = 65536 if INTERPRET else 512
+    launch(kernel, (cdiv(counters, block),), y, n, seed, offset, float(first), float(second), BLOCK=block, num_warps=4)
+    return y

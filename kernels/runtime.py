@@ -1,0 +1,162 @@
+"""What every launcher shares: the device, buffers with a pitch, checks, and the one call that starts a kernel.
+
+An image buffer is a torch tensor of shape (N, H, W, C) over memory (N, H, W, pitch): contiguous, or a slice of channels of a
+wider buffer. `pitch` is the number of elements from pixel to pixel, C or more; no other stride exists. Buffers of another
+rank are row-major and contiguous.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+import triton
+
+__all__ = [
+    "INTERPRET", "Refused", "arch", "cdiv", "check_dtype", "device", "empty", "flat", "image", "launch", "multiprocessors",
+    "next_power_of_2", "pitch", "recording", "refuse", "zeros",
+]  # fmt: skip
+
+INTERPRET: bool = os.environ.get("TRITON_INTERPRET") == "1"
+
+cdiv = triton.cdiv
+next_power_of_2 = triton.next_power_of_2
+
+
+class Refused(ValueError):
+    """What was asked for cannot be right, or is not there yet. The message names the op, the argument and the value."""
+
+
+def refuse(op: str, message: str) -> NoReturn:
+    """Raise `Refused`: `[op] message`. The message says what must hold and what came."""
+    raise Refused(f"[{op}] {message}")
+
+
+# --- device ---------------------------------------------------------------------------------------------------------
+
+_recorder: Callable[..., None] | None = None  # set while launches are recorded instead of run (see `recording`)
+_recorded_arch: str | None = None
+_properties: dict[str, Any] = {}
+
+
+def device() -> torch.device:
+    """The one device of this process: the current CUDA device, else the CPU through the interpreter."""
+    if _recorder is not None:
+        return torch.device("meta")
+    if INTERPRET or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def arch() -> str:
+    """Which tile table applies: "sm_90", "gfx942", or "interpreter"."""
+    if _recorded_arch is not None:
+        return _recorded_arch
+    if INTERPRET or not torch.cuda.is_available():
+        return "interpreter"
+    if "arch" not in _properties:
+        if torch.version.hip:
+            _properties["arch"] = torch.cuda.get_device_properties(device()).gcnArchName.split(":")[0]
+        else:
+            major, minor = torch.cuda.get_device_capability(device())
+            _properties["arch"] = f"sm_{major}{minor}"
+    return str(_properties["arch"])
+
+
+def multiprocessors() -> int:
+    """Number of streaming multiprocessors of the device; 132 while recording, 1 on the interpreter."""
+    if _recorder is not None:
+        return 132
+    if INTERPRET or not torch.cuda.is_available():
+        return 1
+    if "multiprocessors" not in _properties:
+        _properties["multiprocessors"] = torch.cuda.get_device_properties(device()).multi_processor_count
+    return int(_properties["multiprocessors"])
+
+
+# --- buffers --------------------------------------------------------------------------------------------------------
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A fresh contiguous buffer on this process's device. Tests replace this to poison what a kernel must write."""
+    return torch.empty(shape, dtype=dtype, device=device())
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A buffer of zeros, written by our own fill kernel."""
+    from tritonnet.kernels.fill import fill  # fill launches through this module
+
+    return fill(empty(shape, dtype), 0)
+
+
+def pitch(x: torch.Tensor) -> int:
+    """Elements from pixel to pixel of an (N, H, W, C) buffer."""
+    return int(x.stride(2))
+
+
+def image(op: str, name: str, x: torch.Tensor) -> tuple[int, int, int, int]:
+    """Check that `x` is an (N, H, W, C) buffer with a pitch on this device, and return its sizes.
+
+    Raises:
+        Refused: another rank, another device, another stride, no channel, or N*H*W above 2**31 - 1.
+    """
+    if x.dim() != 4:
+        refuse(op, f"{name} must have 4 dimensions (N, C, H, W), got {x.dim()}")
+    if x.device != device():
+        refuse(op, f"{name} must be on {device()}, got {x.device}")
+    n, h, w, c = x.shape
+    if c < 1:
+        refuse(op, f"{name} must have at least 1 channel, got {c}")
+    if n * h * w > 2**31 - 1:
+        refuse(op, f"{name} must have at most 2**31 - 1 pixels (N*H*W), got {n * h * w}")
+    step = x.stride(2)
+    if x.numel() and (x.stride(3) != 1 or step < c or x.stride(1) != w * step or x.stride(0) != h * w * step):
+        refuse(op, f"{name} must be channels-last with one pitch, got strides {tuple(x.stride())} for {tuple(x.shape)}")
+    return n, h, w, c
+
+
+def flat(op: str, name: str, x: torch.Tensor) -> int:
+    """Check that `x` is contiguous and on this device, and return its number of elements."""
+    if x.device != device():
+        refuse(op, f"{name} must be on {device()}, got {x.device}")
+    if not x.is_contiguous():
+        refuse(op, f"{name} must be contiguous, got strides {tuple(x.stride())}")
+    return x.numel()
+
+
+def check_dtype(op: str, name: str, x: torch.Tensor, allowed: tuple[torch.dtype, ...]) -> None:
+    """Raise `Refused` unless `x` has one of the allowed dtypes."""
+    if x.dtype not in allowed:
+        wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+        refuse(op, f"{name} must be {wanted}, got {str(x.dtype).removeprefix('torch.')}")
+
+
+# --- launches -------------------------------------------------------------------------------------------------------
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, num_stages: int = 3, **constants: Any) -> None:
+    """Start `kernel` over `grid`; an empty grid is no launch. `constants` are its constexpr arguments, by name."""
+    if 0 in grid:
+        return
+    if _recorder is not None:
+        _recorder(kernel, args, constants, num_warps, num_stages)
+        return
+    kernel[grid](*args, num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True, **constants)
+
+
+class recording:
+    """Within this context launchers take and return `meta` buffers and `record` gets each launch instead of the device.
+
+    This is how the compile-only tests collect what every launcher would run on `arch`, without a GPU.
+    """
+
+    def __init__(self, arch: str, record: Callable[..., None]) -> None:
+        self.arch, self.record = arch, record
+
+    def __enter__(self) -> None:
+        global _recorder, _recorded_arch
+        _recorder, _recorded_arch = self.record, self.arch
+
+    def __exit__(self, *_: object) -> None:
+        global _recorder, _recorded_arch
+        _recorder = _recorded_arch = None

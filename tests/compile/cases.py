@@ -1,0 +1,252 @@
+"""The launcher calls that the compile-only lane makes, on `meta` buffers: sizes as the networks have them, and odd ones."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from tritonnet.kernels.add import add_fwd
+from tritonnet.kernels.argmax import argmax_fwd
+from tritonnet.kernels.batch_norm import batch_norm_bwd, batch_norm_fwd
+from tritonnet.kernels.batch_norm_stats import Running, batch_norm_merge, batch_norm_stats
+from tritonnet.kernels.binary_cross_entropy import binary_cross_entropy_fwd
+from tritonnet.kernels.cat import cat_fwd
+from tritonnet.kernels.confusion_matrix import confusion_matrix
+from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad, output_size
+from tritonnet.kernels.convert import cast, copy, image_input, nchw_to_nhwc, nhwc_to_nchw
+from tritonnet.kernels.cross_entropy import cross_entropy_fwd
+from tritonnet.kernels.fill import fill
+from tritonnet.kernels.loss import loss_bwd
+from tritonnet.kernels.mul import expand, mul_fwd
+from tritonnet.kernels.pad import pad_fwd
+from tritonnet.kernels.random import normal, uniform
+from tritonnet.kernels.relu import relu_bwd, relu_fwd
+from tritonnet.kernels.sigmoid import sigmoid_bwd, sigmoid_fwd
+from tritonnet.kernels.softmax import softmax_bwd, softmax_fwd
+from tritonnet.kernels.sum import pixel_sum, sum_fwd, sum_to
+from tritonnet.kernels.tanh import tanh_bwd, tanh_fwd
+from tritonnet.kernels.upsample import axis, upsample_bwd, upsample_fwd
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What images are stored in, and whether float32 products may round to tf32."""
+
+    dtype: torch.dtype
+    tf32: bool = False
+
+
+PRECISIONS = {
+    "fp32": Precision(torch.float32),
+    "tf32": Precision(torch.float32, tf32=True),
+    "bf16": Precision(torch.bfloat16),
+    "fp16": Precision(torch.float16),
+}
+GEMM = ("fp32", "tf32", "bf16", "fp16")
+STORED = ("fp32", "bf16", "fp16")
+ONCE = ("fp32",)
+
+
+def buffer(*shape: int, dtype: torch.dtype = torch.float32, extra: int = 0) -> torch.Tensor:
+    """A contiguous buffer, or with `extra` an image that is a channel slice of one that much wider."""
+    wide = torch.empty((*shape[:-1], shape[-1] + extra), dtype=dtype, device="meta")
+    return wide[..., : shape[-1]] if extra else wide
+
+
+# --- convolution ----------------------------------------------------------------------------------------------------
+
+
+def convolution(
+    name: str, p: Precision, n: int, h: int, w: int, c: int, k: int, kernel: tuple[int, int], stride: int = 1, pad: int = 0,
+    dilation: int = 1, extra: int = 0, bias: bool = False,
+) -> None:  # fmt: skip
+    """One pass, `name` being its launcher's."""
+    size = [output_size(side, taps, stride, pad, pad, dilation) for side, taps in zip((h, w), kernel, strict=True)]
+    x, dy = buffer(n, h, w, c, dtype=p.dtype, extra=extra), buffer(n, *size, k, dtype=p.dtype, extra=extra)
+    weight = buffer(k, *kernel, c, dtype=p.dtype)
+    steps, spread = (stride, stride), (dilation, dilation)
+    if name == "conv2d_fwd":
+        b = buffer(k) if bias else None
+        conv2d_fwd(x, weight, b, stride=steps, padding=(pad,) * 4, dilation=spread, tf32=p.tf32)
+    elif name == "conv2d_dgrad":
+        b = buffer(c) if bias else None
+        conv2d_dgrad(dy, weight, b, input_size=(h, w), stride=steps, pad=(pad, pad), dilation=spread, tf32=p.tf32)
+    elif name == "conv2d_wgrad":
+        conv2d_wgrad(dy, x, kernel_size=kernel, stride=steps, pad=(pad, pad), dilation=spread, tf32=p.tf32)
+    else:
+        raise AssertionError(f"no launcher for {name}")
+
+
+SHAPES: dict[str, dict[str, object]] = {
+    "first": {"n": 16, "h": 256, "w": 256, "c": 3, "k": 64, "kernel": (3, 3), "pad": 1},
+    "64": {"n": 16, "h": 256, "w": 256, "c": 64, "k": 64, "kernel": (3, 3), "pad": 1},
+    "128": {"n": 16, "h": 128, "w": 128, "c": 128, "k": 128, "kernel": (3, 3), "pad": 1},
+    "256-128-slice": {"n": 1, "h": 128, "w": 128, "c": 256, "k": 128, "kernel": (3, 3), "pad": 1, "extra": 64},
+    "head": {"n": 16, "h": 256, "w": 256, "c": 64, "k": 2, "kernel": (1, 1), "bias": True},
+    "transposed-2x2": {"n": 16, "h": 256, "w": 256, "c": 64, "k": 128, "kernel": (2, 2), "stride": 2, "bias": True},
+    "poster-16": {"n": 32, "h": 32, "w": 32, "c": 16, "k": 32, "kernel": (3, 3), "pad": 1},
+    "poster-transposed": {"n": 32, "h": 16, "w": 16, "c": 64, "k": 64, "kernel": (3, 3), "stride": 2, "pad": 1},
+    "one-channel": {"n": 2, "h": 33, "w": 31, "c": 1, "k": 1, "kernel": (3, 3), "pad": 1},
+    "odd": {"n": 2, "h": 19, "w": 23, "c": 17, "k": 17, "kernel": (5, 3), "pad": 2, "dilation": 2, "extra": 3},
+}
+
+
+def convolutions(name: str) -> Callable[[Precision], None]:
+    """All shapes through one pass; three of them where only the 16-bit type differs."""
+
+    def run(p: Precision) -> None:
+        chosen = ("128", "odd", "one-channel") if p.dtype == torch.float16 else SHAPES
+        for shape in (SHAPES[key] for key in chosen):
+            convolution(name, p, **shape)  # type: ignore[arg-type]
+
+    return run
+
+
+# --- the others ------------------------------------------------------------------------------------------------------
+
+
+def images(p: Precision) -> list[torch.Tensor]:
+    """A wide image, a channel slice of an odd one, and one channel."""
+    sizes = ((16, 256, 256, 64, 0), (2, 19, 23, 17, 3), (2, 19, 23, 1, 0))
+    return [buffer(n, h, w, c, dtype=p.dtype, extra=extra) for n, h, w, c, extra in sizes]
+
+
+def unary(forward: Callable[..., object], backward: Callable[..., object]) -> Callable[[Precision], None]:
+    """A function of one image, and its gradient from the result."""
+
+    def run(p: Precision) -> None:
+        for x in images(p):
+            forward(x)
+            backward(x, x)
+
+    return run
+
+
+def arithmetic(p: Precision) -> None:
+    for x in images(p):
+        for b in (x, buffer(1, 1, 1, x.shape[3]), None):
+            add_fwd(x, b, 0.5)
+            mul_fwd(x, b, 0.5)
+        expand(buffer(1, 1, 1, x.shape[3], dtype=p.dtype), x)
+
+
+def sums(p: Precision) -> None:
+    for x in images(p):
+        pixel_sum(x)
+        sum_fwd(x, (0, 1, 2, 3))
+        sum_fwd(x, (3,), 0.5)
+        sum_fwd(x, (1, 2))
+        sum_to(x, buffer(1, 1, 1, x.shape[3]))
+
+
+def conversions(p: Precision) -> None:
+    for x in images(p):
+        cast(x, torch.float32)
+        cast(x, torch.bfloat16)
+        copy(x, buffer(*x.shape, dtype=p.dtype, extra=8))
+        nhwc_to_nchw(x)
+        nchw_to_nhwc(buffer(*x.shape, dtype=p.dtype))
+        cat_fwd([x, x], 3)
+        cat_fwd([x, x], 0)
+        pad_fwd(x, (1, 2, 0, 3), 0.5)
+        pad_fwd(x, (-1, 0, 2, -2), 0.0)
+
+
+def inputs(p: Precision) -> None:
+    for c in (1, 3):
+        for dtype in (torch.uint8, torch.int32, torch.float32):
+            image_input(buffer(16, 256, 256, c, dtype=dtype), buffer(c), buffer(c), 1 / 255, p.dtype)
+
+
+def upsamples(p: Precision) -> None:
+    for x in images(p):
+        h, w = x.shape[1:3]
+        for corners in (True, False):
+            rows, columns = axis(h, 2 * h, corners), axis(w, 2 * w + 1, corners)
+            upsample_fwd(x, rows, columns)
+            upsample_bwd(buffer(x.shape[0], 2 * h, 2 * w + 1, x.shape[3], dtype=p.dtype), rows, columns)
+
+
+def batch_norms(p: Precision) -> None:
+    for x in images(p):
+        c = x.shape[3]
+        vector = buffer(c)
+        running = Running(buffer(c), buffer(c), 0.1, buffer(1, dtype=torch.int64)[0])
+        batch_norm_stats(x, running)
+        batch_norm_stats(x)
+        batch_norm_merge(buffer(1000), buffer(1000, c), buffer(1000, c), running)
+        for relu in (False, True):
+            batch_norm_fwd(x, vector, vector, vector, vector, relu=relu)
+            for training in (False, True):
+                batch_norm_bwd(x, x, vector, vector, vector, vector, relu=relu, training=training)
+        batch_norm_fwd(x, vector, vector, None, None, out=buffer(*x.shape, dtype=p.dtype, extra=c))
+
+
+def softmaxes(p: Precision) -> None:
+    for c in (1, 2, 17, 5000):
+        x = buffer(2, 19, 23, c, dtype=p.dtype, extra=c % 2)
+        argmax_fwd(x)
+        for log in (False, True):
+            softmax_fwd(x, log=log)
+            softmax_bwd(x, buffer(*x.shape, dtype=p.dtype), log=log)
+
+
+def cross_entropies(p: Precision) -> None:
+    for c in (1, 2, 21):
+        x = buffer(16, 256, 256, c, dtype=p.dtype, extra=c % 2)
+        for reduction in ("mean", "none"):
+            cross_entropy_fwd(x, buffer(16, 256, 256, dtype=torch.uint8), None, 255, reduction)
+        cross_entropy_fwd(x, buffer(16, 256, 256, dtype=torch.int64), buffer(c), -100, gradient=False)
+        cross_entropy_fwd(x, buffer(*x.shape), buffer(c))
+        gradient = buffer(*x.shape, dtype=p.dtype)
+        loss_bwd(gradient, buffer(1)[0], p.dtype)
+        loss_bwd(gradient, buffer(16, 256, 256), p.dtype)
+
+
+def binary_cross_entropies(p: Precision) -> None:
+    for c in (1, 3):
+        x = buffer(16, 256, 256, c, dtype=p.dtype, extra=c % 2)
+        for reduction in ("mean", "none"):
+            binary_cross_entropy_fwd(x, buffer(*x.shape), None, None, reduction)
+        binary_cross_entropy_fwd(x, buffer(*x.shape), buffer(*x.shape), buffer(c, 1, 1), gradient=False)
+    binary_cross_entropy_fwd(
+        buffer(16, 256, 256, 1, dtype=p.dtype), buffer(16, 256, 256, dtype=torch.uint8), ignore_index=255
+    )
+
+
+def confusion_matrices(p: Precision) -> None:
+    for c in (1, 2, 3, 21):
+        k = max(c, 2)
+        x, target = buffer(16, 256, 256, c, dtype=p.dtype), buffer(16, 256, 256, dtype=torch.uint8)
+        confusion_matrix(x, target, buffer(k, k, dtype=torch.int64), ignore_index=255)
+        confusion_matrix(target, target, buffer(k, k, dtype=torch.int64))
+
+
+def randoms(p: Precision) -> None:
+    uniform(buffer(1001, dtype=p.dtype), 2**40, 7, 0.0, 1.0)
+    normal(buffer(1001, dtype=p.dtype), 1, 0, 0.0, 1.0)
+
+
+# --- the table: what to call, and in which precisions it makes different launches ------------------------------------
+
+CASES: dict[str, tuple[Callable[[Precision], object], tuple[str, ...]]] = {
+    "fill": (lambda p: fill(buffer(100, dtype=p.dtype), 0), STORED),
+    "fill-int": (lambda p: fill(buffer(100, dtype=torch.int64), 0), ONCE),
+    "conv2d_fwd": (convolutions("conv2d_fwd"), GEMM),
+    "conv2d_dgrad": (convolutions("conv2d_dgrad"), GEMM),
+    "conv2d_wgrad": (convolutions("conv2d_wgrad"), GEMM),
+    "arithmetic": (arithmetic, STORED),
+    "sum": (sums, STORED),
+    "convert": (conversions, STORED),
+    "image_input": (inputs, STORED),
+    "upsample": (upsamples, STORED),
+    "relu": (unary(relu_fwd, relu_bwd), STORED),
+    "sigmoid": (unary(sigmoid_fwd, sigmoid_bwd), STORED),
+    "tanh": (unary(tanh_fwd, tanh_bwd), STORED),
+    "batch_norm": (batch_norms, STORED),
+    "softmax": (softmaxes, STORED),
+    "cross_entropy": (cross_entropies, STORED),
+    "binary_cross_entropy": (binary_cross_entropies, STORED),
+    "confusion_matrix": (confusion_matrices, STORED),
+    "random": (randoms, STORED),
+}

@@ -1,0 +1,98 @@
+"""Every launcher, compiled for every architecture: what the interpreter accepts and the compiler refuses shows up here."""
+
+import ast
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from cases import CASES, PRECISIONS, Precision, convolution
+from compiler import SHARED, Launch, compile_for, record
+
+KERNELS = Path(__file__).resolve().parents[2] / "kernels"
+
+# Kernels that may keep some bytes a thread in local memory, and why.
+SPILLS = {
+    "_normal_kernel": "sine and cosine keep a table for reducing huge arguments; ours stay below 2 pi, so it is never touched",
+}
+
+# float16 changes only the type of bfloat16's loads and stores: outside the matrix products one architecture shows it.
+PLAN = [
+    pytest.param(arch, case, precision, id=f"{arch}-{case}-{precision}")
+    for arch in SHARED
+    for case, (_, precisions) in CASES.items()
+    for precision in precisions
+    if precision != "fp16" or case.startswith("conv2d") or arch == "sm_90"
+]
+
+
+def check(arch: str, launches: list[Launch]) -> None:
+    """Each launch compiles, fits shared memory, keeps its values in registers, multiplies on tensor cores."""
+    for launch in launches:
+        built = compile_for(arch, launch)
+        assert built.shared <= SHARED[arch], f"{launch}: {built.shared} bytes of shared memory, {arch} has {SHARED[arch]}"
+        if launch.kernel.__name__ not in SPILLS:
+            assert not built.stack, f"{launch}: {built.stack} bytes a thread spilled on {arch}"
+        if built.needs_tensor_cores:
+            assert built.has_tensor_cores, f"{launch}: no tensor-core instruction on {arch}"
+
+
+@pytest.mark.parametrize(("arch", "case", "precision"), PLAN)
+def test_compiles(arch: str, case: str, precision: str) -> None:
+    run, _ = CASES[case]
+    launches = record(arch, partial(run, PRECISIONS[precision]))
+    assert launches
+    check(arch, launches)
+    if case.startswith("conv2d") and precision != "fp32":
+        products = [launch for launch in launches if compile_for(arch, launch).needs_tensor_cores]
+        assert products, f"no matrix product among {[str(launch) for launch in launches]}"
+
+
+@pytest.mark.parametrize("arch", SHARED)
+def test_shipped_tiles_compile(arch: str) -> None:
+    """A table's problem reads "C-K RxSs<stride>d<dilation> NxPxQ dtype"."""
+    path = KERNELS / "tiles" / f"{arch}.json"
+    table = json.loads(path.read_text()) if path.is_file() else {}
+    for name, problems in table.items():
+        for problem in problems:
+            check(arch, record(arch, table_case(name, problem)))
+
+
+def table_case(name: str, problem: str) -> Callable[[], object]:
+    """The launcher call that looks `problem` up in the table of pass `name`."""
+    channels, window, sizes, dtype = problem.split()
+    c, k = map(int, channels.split("-"))
+    taps, stride, dilation = window.replace("d", "s").split("s")
+    r, s = map(int, taps.split("x"))
+    n, p, q = map(int, sizes.split("x"))
+    step, spread = int(stride), int(dilation)
+    pad = spread * (r - 1) // 2 if step == 1 else 0
+    h, w = (p - 1) * step + spread * (r - 1) + 1 - 2 * pad, (q - 1) * step + spread * (s - 1) + 1 - 2 * pad
+    numbers = Precision(getattr(torch, dtype), tf32=dtype == "float32")
+    return partial(convolution, name, numbers, n, h, w, c, k, (r, s), step, pad, spread)
+
+
+def kernel_names() -> Iterator[tuple[str, str]]:
+    """(file, name) of every kernel that a launcher starts: `_<op>_<pass>_kernel`."""
+    for path in sorted(KERNELS.glob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            jitted = isinstance(node, ast.FunctionDef) and any("jit" in ast.unparse(d) for d in node.decorator_list)
+            if jitted and node.name.endswith("_kernel"):
+                yield path.stem, node.name
+
+
+def test_table_reaches_every_kernel() -> None:
+    reached = set()
+    for run, precisions in CASES.values():
+        for precision in precisions:
+            reached |= {launch.kernel.__name__ for launch in record("sm_90", partial(run, PRECISIONS[precision]))}
+    missing = [f"{file}.{name}" for file, name in kernel_names() if name not in reached]
+    assert not missing, missing
+
+
+def test_every_kernel_module_imports() -> None:
+    for path in sorted(KERNELS.glob("*.py")):
+        importlib.import_module(f"tritonnet.kernels.{path.stem}" if path.stem != "__init__" else "tritonnet.kernels")

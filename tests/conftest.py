@@ -1,0 +1,51 @@
+"""What every test gets: one BLAS thread, poisoned buffers, a clean error flag, fp32."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import pytest  # noqa: E402
+
+import tritonnet as tn  # noqa: E402
+from tritonnet.kernels import fault, runtime  # noqa: E402
+
+if runtime.INTERPRET:  # overflow of int32 is checked where a test asks for it; leaving it out saves a third of the time
+    from triton.runtime.interpreter import InterpreterOptions, interpreter_builder
+
+    interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if runtime.INTERPRET:
+        skip = pytest.mark.skip(reason="needs a GPU")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill every buffer a launcher allocates with NaN (integers: their smallest value), to catch unwritten outputs."""
+    import torch
+
+    allocate = runtime.empty
+
+    def poisoned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        buffer = allocate(shape, dtype)
+        return buffer.fill_(float("nan") if dtype.is_floating_point else torch.iinfo(dtype).min)
+
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("tritonnet.") and getattr(module, "empty", None) is allocate:
+            monkeypatch.setattr(module, "empty", poisoned)
+
+
+@pytest.fixture(autouse=True)
+def clean_state() -> None:
+    """Every test starts in fp32 with the error flag down."""
+    tn.set_precision("fp32")
+    fault.flag().zero_()

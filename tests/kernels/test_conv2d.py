@@ -1,0 +1,223 @@
+"""conv2d: every form of every pass against float64; then one test per sentence of the docstrings."""
+
+import pytest
+import torch
+from helpers import DEVICE, DTYPES, EPS, GPU, assert_close, gap_untouched, nchw, nhwc, pitched, randn, to64
+
+from tritonnet.kernels.conv2d import Tile, conv2d_dgrad, conv2d_fwd, conv2d_wgrad, output_size, pixel_tile, transposed_size
+from tritonnet.kernels.runtime import Refused
+
+# name: N, H, W, C, K, R, S, stride, pad, dilation
+CASES = {
+    "3x3": (2, 9, 7, 5, 6, 3, 3, (1, 1), (1, 1), (1, 1)),
+    "rgb": (1, 8, 8, 3, 16, 3, 3, (1, 1), (1, 1), (1, 1)),
+    "stride-2": (2, 8, 8, 17, 20, 3, 3, (2, 2), (1, 1), (1, 1)),
+    "all-different": (2, 11, 10, 9, 4, 2, 3, (2, 3), (1, 0), (2, 1)),
+    "stride-and-dilation-2": (1, 12, 13, 16, 8, 3, 3, (2, 2), (2, 1), (2, 2)),
+    "stride-4-dilation-6": (1, 21, 22, 4, 4, 3, 3, (4, 6), (6, 3), (6, 4)),
+    "1x1": (2, 6, 6, 8, 1, 1, 1, (1, 1), (0, 0), (1, 1)),
+    "1x1-stride-2": (1, 10, 9, 4, 4, 1, 1, (2, 2), (0, 0), (1, 1)),
+    "5x4": (1, 9, 9, 8, 8, 5, 4, (3, 2), (2, 3), (1, 3)),
+    "2x2-stride-2": (2, 4, 4, 8, 4, 2, 2, (2, 2), (0, 0), (1, 1)),
+    "one-pixel": (3, 1, 1, 33, 2, 3, 3, (1, 1), (1, 1), (1, 1)),
+    "one-channel": (2, 5, 6, 1, 1, 3, 3, (1, 1), (1, 1), (1, 1)),
+    "kernel-is-image": (2, 5, 4, 3, 7, 5, 4, (1, 1), (0, 0), (1, 1)),
+    "padding-over-kernel": (1, 4, 4, 2, 3, 2, 2, (1, 1), (3, 4), (1, 1)),
+    "11x11-stride-4": (1, 23, 23, 7, 5, 11, 11, (4, 4), (2, 2), (1, 1)),
+}
+SMALL = Tile("gather", 16, 16, 16, 4, 2, splits=3)  # many programs, blocks and splits even for small sizes
+
+
+def tolerance(dtype: torch.dtype, stored: torch.dtype) -> float:
+    """Rounding of the stored result, and float32 sums of a few hundred products of exact operands."""
+    return 2 * EPS[stored] + 1e-6 if dtype == stored else 1e-5
+
+
+def reference(x, w, b, dy, stride, pad, dilation):
+    """Forward and gradients by torch in float64; all in NHWC order."""
+    x, w = nchw(x).requires_grad_(), nchw(w).requires_grad_()
+    y = torch.nn.functional.conv2d(x, w, None if b is None else to64(b), stride, pad, dilation)
+    y.backward(nchw(dy))
+    return nhwc(y.detach()), nhwc(x.grad), nhwc(w.grad)
+
+
+def check(case, dtype, tile, tile_wgrad=None, wrap=lambda t: t, tf32=False, rtol=None):
+    N, H, W, C, K, R, S, stride, pad, dilation = case
+    x, w, b = randn(N, H, W, C, dtype=dtype), randn(K, R, S, C, dtype=dtype, seed=1), randn(K, seed=2)
+    P, Q = output_size(H, R, stride[0], pad[0], pad[0], dilation[0]), output_size(W, S, stride[1], pad[1], pad[1], dilation[1])
+    dy = randn(N, P, Q, K, dtype=dtype, seed=3)
+    y64, dx64, dw64 = reference(x, w, b, dy, stride, pad, dilation)
+    window = {"stride": stride, "dilation": dilation, "tf32": tf32}
+    y, _ = conv2d_fwd(wrap(x), w, b, padding=(pad[0], pad[0], pad[1], pad[1]), tile=tile, **window)
+    dx = conv2d_dgrad(wrap(dy), w, input_size=(H, W), pad=pad, tile=tile, **window)
+    dw = conv2d_wgrad(wrap(dy), wrap(x), kernel_size=(R, S), pad=pad, tile=tile_wgrad or tile, **window)
+    assert_close(y, y64, rtol or tolerance(dtype, dtype), what="y")
+    assert_close(dx, dx64, rtol or tolerance(dtype, dtype), what="dx")
+    assert_close(dw, dw64, rtol or tolerance(dtype, torch.float32), what="dw")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_against_float64(case, dtype):
+    check(case, dtype, None)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_many_small_programs(case):
+    check(case, torch.float32, SMALL)
+
+
+@pytest.mark.parametrize("name", ["3x3", "rgb", "stride-2", "all-different"])
+def test_pitch(name):
+    check(CASES[name], torch.float32, SMALL, wrap=lambda t: pitched(t, 5))
+
+
+@pytest.mark.skipif(not GPU, reason="the interpreter multiplies in float32 whatever is asked")
+@pytest.mark.parametrize("name", ["3x3", "rgb", "stride-2", "2x2-stride-2"])
+def test_tf32(name):
+    check(CASES[name], torch.float32, None, tf32=True, rtol=2e-3)  # operands keep 11 bits
+
+
+# The tensor-map kernels, by explicit tile: on the interpreter in float32, on a GPU in 16 bits.
+BOXES = {
+    "whole-boxes": (2, 8, 16, 16, 32, 3, 3, (1, 1), (1, 1), (1, 1)),
+    "ragged": (3, 7, 9, 32, 16, 3, 3, (1, 1), (1, 1), (1, 1)),
+    "dilated": (2, 8, 8, 32, 16, 3, 3, (1, 1), (2, 2), (2, 2)),
+    "no-padding": (1, 9, 12, 16, 48, 3, 3, (1, 1), (0, 0), (1, 1)),
+    "1x1": (1, 9, 5, 16, 16, 1, 1, (1, 1), (0, 0), (1, 1)),
+    "5x3": (1, 9, 8, 16, 16, 5, 3, (1, 1), (2, 1), (1, 1)),
+}
+HALVES = [torch.bfloat16, torch.float16] if GPU else [torch.float32]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("shape", [(4, 1), (1, 1), (4, 4)], ids=["4x16", "1x64", "4-images"])
+@pytest.mark.parametrize("case", BOXES.values(), ids=BOXES)
+def test_tensormap(case, shape, dtype):
+    rows, images = shape
+    tile = Tile("tensormap", 64, 64, 16, 4, 2, rows=rows, images=images)
+    check(case, dtype, tile, Tile("tensormap", 64, 32, 32, 4, 2, splits=2, rows=min(rows, 2)))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", ["whole-boxes", "ragged", "dilated", "5x3"])
+def test_tensormap_three_taps(name, dtype):
+    check(BOXES[name], dtype, Tile("tensormap", 64, 64, 16, 4, 2, rows=2), Tile("tensormap", 64, 32, 16, 4, 2, splits=3, taps=3))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("rows", [1, 2, 8])
+@pytest.mark.parametrize(
+    "case",
+    [
+        (2, 8, 16, 32, 16, 2, 2, (2, 2), (0, 0), (1, 1)),
+        (3, 10, 14, 16, 48, 2, 2, (2, 2), (0, 0), (1, 1)),
+        (1, 6, 32, 16, 16, 2, 4, (2, 4), (0, 0), (1, 1)),
+    ],
+    ids=["whole-boxes", "ragged", "2x4"],
+)
+def test_patch(case, rows, dtype):
+    tile = Tile("patch", 64, 64, 16, 4, 2, rows=rows)
+    check(case, dtype, tile, Tile("patch", 64, 16, 32, 4, 2, splits=2, rows=rows), wrap=lambda t: pitched(t, 16))
+
+
+def test_moments_are_those_of_the_stored_values():
+    x, w = randn(3, 7, 9, 16, dtype=HALVES[0]), randn(32, 3, 3, 16, dtype=HALVES[0], seed=1)
+    y, moments = conv2d_fwd(x, w, padding=(1, 1, 1, 1), statistics=True, tile=Tile("tensormap", 64, 64, 16, 4, 2, rows=4))
+    count, mean, m2 = map(to64, moments)
+    total = count.sum()
+    assert total == 3 * 7 * 9
+    together = (count[:, None] * mean).sum(0) / total
+    variance = (m2.sum(0) + (count[:, None] * (mean - together) ** 2).sum(0)) / total
+    assert_close(together, to64(y).mean((0, 1, 2)), 1e-5)
+    assert_close(variance, to64(y).var((0, 1, 2), unbiased=False), 1e-5)
+
+
+def test_gather_gives_no_moments():
+    assert conv2d_fwd(randn(1, 4, 4, 3), randn(2, 1, 1, 3), statistics=True)[1] is None
+
+
+def test_output_goes_to_a_slice_and_nowhere_else():
+    x, w, b = randn(2, 5, 6, 4), randn(3, 3, 3, 4, seed=1), randn(3, seed=2)
+    expected, _ = conv2d_fwd(x, w, b, padding=(1, 1, 1, 1))
+    out = pitched(torch.zeros(2, 5, 6, 3, device=DEVICE), 4)
+    y, _ = conv2d_fwd(x, w, b, padding=(1, 1, 1, 1), out=out)
+    assert y is out
+    assert torch.equal(y, expected)
+    assert gap_untouched(out)
+
+
+def test_transposed_forward_is_the_input_gradient_with_a_bias():
+    x, w, b = randn(2, 4, 5, 6), randn(6, 3, 3, 4, seed=1), randn(4, seed=2)
+    size = transposed_size(4, 3, 2, 1, 1, 1), transposed_size(5, 3, 2, 1, 1, 1)
+    y = conv2d_dgrad(x, w, b, input_size=size, stride=(2, 2), pad=(1, 1))
+    expected = torch.nn.functional.conv_transpose2d(nchw(x), nchw(w), to64(b), 2, 1, 1)
+    assert_close(y, nhwc(expected), 1e-6)
+
+
+@pytest.mark.parametrize("form", [None, SMALL])
+def test_empty_batch(form):
+    x, w = randn(0, 5, 5, 4), randn(3, 3, 3, 4)
+    y, _ = conv2d_fwd(x, w, tile=form)
+    assert tuple(y.shape) == (0, 3, 3, 3)
+    assert tuple(conv2d_dgrad(y, w, input_size=(5, 5), tile=form).shape) == (0, 5, 5, 4)
+    dw = conv2d_wgrad(y, x, kernel_size=(3, 3), tile=form)
+    assert torch.equal(dw, torch.zeros_like(dw))
+
+
+def test_weight_gradient_is_bitwise_reproducible():
+    dy, x = randn(2, 9, 9, 8), randn(2, 9, 9, 8, seed=1)
+    first = conv2d_wgrad(dy, x, kernel_size=(3, 3), pad=(1, 1), tile=SMALL)
+    assert all(torch.equal(first, conv2d_wgrad(dy, x, kernel_size=(3, 3), pad=(1, 1), tile=SMALL)) for _ in range(3))
+
+
+def test_nan_spreads():
+    x = randn(1, 5, 5, 2)
+    x[0, 2, 2, 0] = float("nan")
+    y, _ = conv2d_fwd(x, randn(1, 3, 3, 2, seed=1))
+    assert bool(y.isnan().all())  # every 3x3 window holds the middle
+
+
+def test_pixel_tile_wastes_least():
+    assert pixel_tile(16, 128, 128, 128) == (1, 8, 16)
+    assert pixel_tile(16, 128, 128, 64, wide=True) == (1, 1, 64)
+    assert pixel_tile(16, 8, 8, 128) == (2, 8, 8)
+    assert pixel_tile(1, 1, 256, 128)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: conv2d_fwd(randn(2, 5, 5), randn(1, 3, 3, 5)), "input must have 4 dimensions"),
+        (lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 5)), "must have the weight's 5 channels, got 4"),
+        (lambda: conv2d_fwd(randn(1, 2, 5, 4), randn(1, 3, 3, 4)), "must fit the padded input, got 2x5"),
+        (lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 4), stride=(0, 1)), "stride must be at least 1"),
+        (lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 4), dilation=(1, 0)), "dilation must be at least 1"),
+        (lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 4), randn(2)), r"bias must be float32 of shape \(1,\)"),
+        (lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 4).half()), "weight must have the input's dtype"),
+        (lambda: conv2d_fwd(randn(1, 5, 5, 4).int(), randn(1, 3, 3, 4)), "input must be float32 or"),
+        (lambda: conv2d_fwd(nhwc(randn(1, 4, 5, 5)), randn(1, 3, 3, 4)), "channels-last with one pitch"),
+        (lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 4), out=randn(1, 3, 3, 2)), "out must be"),
+        (lambda: conv2d_dgrad(randn(1, 5, 5, 4), randn(1, 3, 3, 4), input_size=(7, 7)), "the weight's 1 channels, got 4"),
+        (lambda: conv2d_wgrad(randn(1, 5, 5, 4), randn(2, 7, 7, 4), kernel_size=(3, 3)), "x must have dy's batch 1"),
+    ],
+)
+def test_refuses(call, message):
+    with pytest.raises(Refused, match=message):
+        call()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [(64, 64, 256), (64, 128, 128), (128, 256, 64), (512, 1024, 16), (1024, 512, 32), (128, 64, 256)])
+def test_unet_layers_match_cudnn(size):
+    """Every shipped tile's shape, in bfloat16, at the size it was swept for."""
+    C, K, side = size
+    x, w, dy = (randn(*s, dtype=torch.bfloat16, seed=i) for i, s in enumerate([(16, side, side, C), (K, 3, 3, C), (16, side, side, K)]))
+    xt, wt, dyt = (t.permute(0, 3, 1, 2) for t in (x, w, dy))
+    dx, dw, _ = torch.ops.aten.convolution_backward(
+        dyt, xt, wt, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
+    )
+    y = torch.nn.functional.conv2d(xt, wt, padding=1)
+    assert_close(conv2d_fwd(x, w, padding=(1, 1, 1, 1))[0], nhwc(y), 5e-3, what="y")
+    assert_close(conv2d_dgrad(dy, w, input_size=(side, side), pad=(1, 1)), nhwc(dx), 5e-3, what="dx")
+    assert_close(conv2d_wgrad(dy, x, kernel_size=(3, 3), pad=(1, 1)), nhwc(dw), 5e-3, what="dw")

@@ -1,0 +1,160 @@
+"""The program: what it prints, and that a user's mistake is one line on stderr and exit code 2."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import write_folder
+from PIL import Image
+
+from tritonnet.cli import main
+from tritonnet.kernels.runtime import INTERPRET
+
+QUICK = tuple("--model poster --size 16 --batch-size 4 --epochs 1 --cells 5 --precision fp32".split())
+
+
+def run(*arguments: str | Path) -> int:
+    """The exit code of the program."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder made by the program, from a folder of images and masks beside it."""
+    root = tmp_path_factory.mktemp("cli")
+    data = write_folder(root / "data")
+    assert run("train", "--data", data, *QUICK, "--out", root / "run") == 0
+    return root / "run"
+
+
+@pytest.mark.parametrize("command", [(), ("train",), ("evaluate",), ("predict",), ("summary",), ("demo",), ("doctor",)])
+def test_help_teaches(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*command, "--help") == 0
+    text = capsys.readouterr().out
+    assert "tritonnet" in text
+    if command in (("train",), ("evaluate",), ("predict",), ("summary",)):
+        assert "Example" in text
+
+
+def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    assert "train" in capsys.readouterr().out
+
+
+def test_train_prints_where_to_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", *QUICK, "--out", tmp_path / "run") == 0
+    out = capsys.readouterr().out
+    assert "best validation IoU" in out
+    assert f"{tmp_path / 'run'}/samples" in out
+
+
+def test_evaluate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", trained / "best.h5", "--split", "all") == 0
+    out = capsys.readouterr().out
+    assert "foreground  IoU " in out
+    assert "pixel_accuracy" in out
+
+
+def test_predict(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("predict", trained / "last.h5", trained.parent / "data" / "images", "--out", tmp_path) == 0
+    assert f"5 masks in {tmp_path / 'masks'}" in capsys.readouterr().out
+    assert len(list((tmp_path / "overlays").iterdir())) == 5
+
+
+def test_resume_of_a_finished_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "--resume", trained) == 0
+    assert "best validation IoU" in capsys.readouterr().out
+
+
+def test_summary(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("summary", "--model", "poster") == 0
+    assert "176,192" in capsys.readouterr().out
+    assert run("summary", trained / "best.h5") == 0
+    assert "176,208" in capsys.readouterr().out
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("doctor") == 0
+    assert "the convolution runs and is right" in capsys.readouterr().out
+
+
+# --- mistakes ---
+
+
+def _broken(kind: str, root: Path) -> Path:
+    """A folder of images and masks with one thing wrong."""
+    data = write_folder(root / "data")
+    first = data / "images" / "cell_0.png"
+    if kind == "empty":
+        for path in (data / "images").iterdir():
+            path.unlink()
+    elif kind == "unreadable":
+        first.write_bytes(b"no picture")
+    elif kind == "mask missing":
+        (data / "masks" / "cell_0.png").unlink()
+    elif kind == "mask extra":
+        first.unlink()
+    elif kind == "mask of another size":
+        Image.fromarray(np.zeros((8, 9), np.uint8)).save(data / "masks" / "cell_0.png")
+    return data
+
+
+@pytest.mark.parametrize("kind", ["empty", "unreadable", "mask missing", "mask extra", "mask of another size"])
+def test_bad_data(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "--data", _broken(kind, tmp_path), *QUICK, "--out", tmp_path / "run") == 2
+    one_line(capsys)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("tritonnet: error: ")
+    return lines[0]
+
+
+MISTAKES = {
+    "no-command": (("fly",), "No such command"),
+    "no-option": (("train", "--speed", "9"), "No such option"),
+    "no-number": (("train", "--epochs", "many"), "'many' is not a valid int"),
+    "bad-choice": (("train", "--model", "vgg"), "model must be one of unet, poster, got 'vgg'"),
+    "bad-size": (("train", "--size", "0"), "size must be at least 1"),
+    "no-data": (("train", "--data", "nowhere"), "nowhere"),
+    "bad-val": (("train", *QUICK, "--val", "every:1"), "every:1"),
+    "no-model": (("predict", "none.h5", "x.png"), "none.h5"),
+    "no-argument": (("predict",), "Missing argument"),
+    "no-run": (("train", "--resume", "nowhere"), "must be a run folder"),
+    "resume-with-options": (("train", "--resume", "run", "--size", "8"), "leave out --size"),
+    "bad-split": (("evaluate", "MODEL", "--split", "best"), "split must be one of"),
+    "no-picture": (("predict", "MODEL", "nowhere.png"), "nowhere.png"),
+    "not-a-model": (("evaluate", "README"), "README"),
+    "summary": (("summary", "--model", "poster", "--in-channels", "0"), "in_channels must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes(
+    name: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("README").write_text("no model file")
+    arguments, says = MISTAKES[name]
+    capsys.readouterr()
+    assert run(*(trained / "best.h5" if argument == "MODEL" else argument for argument in arguments)) == 2
+    assert says in one_line(capsys)
+
+
+def test_a_process_of_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tritonnet", "train", "--data", str(tmp_path)]
+    where = Path(__file__).parent.parent
+    environment = {**os.environ, "TRITON_INTERPRET": "1"} if INTERPRET else dict(os.environ)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=where, env=environment, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("tritonnet: error: ")
+    assert done.stderr.count("\n") == 1

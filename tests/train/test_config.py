@@ -1,0 +1,72 @@
+"""Config: its file, its ranges, its defaults."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from tritonnet.kernels.runtime import INTERPRET, Refused
+from tritonnet.train import Config
+from tritonnet.train.config import HELP
+
+
+def test_file_keeps_every_field(tmp_path: Path) -> None:
+    config = Config(
+        data='/a "quoted" \\ ü path', out="x", model="poster", lr=3e-7, epochs=2, flips=False, max_seconds=1.5
+    )
+    config.save(tmp_path / "config.toml")
+    assert Config.load(tmp_path / "config.toml") == config
+
+
+def test_every_field_is_explained(tmp_path: Path) -> None:
+    assert set(HELP) == {field.name for field in fields(Config)}
+    Config().save(tmp_path / "config.toml")
+    text = (tmp_path / "config.toml").read_text(encoding="utf-8")
+    assert all(f"# {meaning}" in text for meaning in HELP.values())
+
+
+def test_machine_defaults_yield_to_what_was_chosen() -> None:
+    config = Config.for_machine(size=48, lr=None)
+    assert config.size == 48
+    assert config.lr == 1e-3
+    assert config.model == ("poster" if INTERPRET else "unet")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("model", "vgg", "model must be one of unet, poster, got 'vgg'"),
+        ("optimizer", "lion", "optimizer must be one of"),
+        ("precision", "int8", "precision must be one of"),
+        ("size", 0, "size must be at least 1, got 0"),
+        ("epochs", 0, "epochs must be at least 1, got 0"),
+        ("batch_size", -1, "batch_size must be at least 1"),
+        ("lr", 0.0, "lr must be above 0"),
+        ("lr", float("nan"), "lr must be above 0"),
+        ("momentum", 1.0, "momentum must be from 0 to below 1"),
+        ("size", "large", "size must be int, got 'large'"),
+        ("seed", -1, "seed must be at least 0"),
+    ],
+)
+def test_refuses(field: str, value: object, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        Config(**{field: value})  # type: ignore[arg-type]
+
+
+BAD_FILES = {
+    "size = ": "must be TOML",
+    "sise = 3": "must hold only known names, got sise",
+    "size = 1.5": "size must be int",
+}
+
+
+@pytest.mark.parametrize("text", BAD_FILES)
+def test_refuses_a_bad_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(Refused, match=BAD_FILES[text]):
+        Config.load(tmp_path / "config.toml")
+
+
+def test_refuses_no_file(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="found none"):
+        Config.load(tmp_path / "config.toml")

@@ -1,0 +1,45 @@
+"""Pictures: palette masks, overlays, samples, curves."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tritonnet.train.pictures import draw_curves, overlay, save_mask, side_by_side
+
+PALETTE = [(0, 0, 0), (250, 20, 30), (10, 200, 90)]
+MASK = np.array([[0, 1, 2], [255, 1, 0]], np.uint8)
+
+
+def test_mask_values_are_class_ids_in_colour(tmp_path: Path) -> None:
+    save_mask(tmp_path / "mask.png", MASK, PALETTE)
+    with Image.open(tmp_path / "mask.png") as picture:
+        assert picture.mode == "P"
+        assert np.array_equal(np.array(picture), MASK)
+        colours = np.array(picture.convert("RGB"))
+    assert colours[0, 1].tolist() == [250, 20, 30]
+    assert colours[0, 2].tolist() == [10, 200, 90]
+    assert colours[1, 0].tolist() == [128, 128, 128]
+
+
+def test_overlay_leaves_the_background_as_it_was() -> None:
+    image = np.full((2, 3, 3), 100, np.uint8)
+    tinted = np.array(overlay(image, MASK, PALETTE, strength=0.5))
+    assert tinted[0, 0].tolist() == [100, 100, 100]
+    assert tinted[0, 1].tolist() == [175, 60, 65]
+
+
+def test_side_by_side_shows_three_pictures() -> None:
+    image = np.full((2, 3, 3), 100, np.uint8)
+    sheet = np.array(side_by_side(image, MASK, MASK, PALETTE, "IoU 1.000"))
+    assert sheet.shape[1] >= 3 * 256
+    for column in (0, 1, 2):  # the picture's last pixel, below the titles
+        found = sheet[-1, column * (258 + 8) + 257].tolist()
+        assert found == ([100, 100, 100] if column == 0 else [0, 0, 0])
+
+
+def test_curves_are_a_picture(tmp_path: Path) -> None:
+    row = {"train_loss": 1.0, "val_loss": 2.0, "iou": float("nan"), "dice": 0.5, "pixel_accuracy": 0.5}
+    draw_curves(tmp_path / "curves.png", [{"epoch": 1.0, **row}, {"epoch": 2.0, **row}])
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (1000, 400)

@@ -1,0 +1,200 @@
+"""The training loop: what it writes, that it learns, that it is reproducible, also when stopped."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import write_folder
+from PIL import Image
+
+from tritonnet import io
+from tritonnet.data import DataError
+from tritonnet.kernels.fault import Fault
+from tritonnet.kernels.runtime import Refused
+from tritonnet.train import Config, Listener, Trained, evaluate, resume, train
+from tritonnet.train.folder import COLUMNS, better
+
+TINY = Config(model="poster", size=16, batch_size=2, epochs=2, cells=5, checkpoint_seconds=0.0)
+
+
+class Silent(Listener):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.heard.append(text)
+
+    def step(self, done: int, images_per_second: float) -> None:
+        pass
+
+    def epoch(self, row: object) -> None:
+        pass
+
+
+class Stops(Silent):
+    """Interrupts training in the middle of an epoch, as Ctrl-C does."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def step(self, done: int, images_per_second: float) -> None:
+        if done == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One uninterrupted run."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(replace(TINY, out=str(folder)), Silent())
+    return folder
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two model files hold the same bits."""
+    a, b = io.load_model(one), io.load_model(other)
+    slots_a, slots_b = a.optimizer or {}, b.optimizer or {}
+    pairs = [(a.model, b.model), *((slots_a[slot], slots_b[slot]) for slot in slots_a)]
+    return slots_a.keys() == slots_b.keys() and all(
+        x.keys() == y.keys() and all(np.array_equal(x[key], y[key]) for key in x) for x, y in pairs
+    )
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_run_folder_is_complete(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == {
+        "config.toml", "metrics.csv", "curves.png", "samples", "best.h5", "last.h5",
+    }  # fmt: skip
+    rows = table(finished)
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[0]["learning_rate"]) > float(rows[1]["learning_rate"])
+    assert [path.name for path in (finished / "samples").iterdir()] == ["cells_00004.png"]
+    assert Config.load(finished / "config.toml") == replace(TINY, out=str(finished))
+
+
+def test_same_seed_same_weights(finished: Path, tmp_path: Path) -> None:
+    train(replace(TINY, out=str(tmp_path / "run")), Silent())
+    assert same(finished / "last.h5", tmp_path / "run" / "last.h5")
+    assert same(finished / "best.h5", tmp_path / "run" / "best.h5")
+
+
+def test_resumed_run_ends_with_the_same_bits(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(TINY, out=str(tmp_path / "run")), Stops(at=3))  # in the second of two epochs of two steps
+    assert len(table(tmp_path / "run")) == 1
+    resume(tmp_path / "run", Silent())
+    assert same(finished / "last.h5", tmp_path / "run" / "last.h5")
+    assert same(finished / "best.h5", tmp_path / "run" / "best.h5")
+    for ours, theirs in zip(table(finished), table(tmp_path / "run"), strict=True):
+        assert [ours[name] for name in COLUMNS[:7]] == [theirs[name] for name in COLUMNS[:7]]
+
+
+def test_best_is_what_evaluate_finds(finished: Path) -> None:
+    _, metrics = evaluate(finished / "best.h5")
+    assert metrics.iou == pytest.approx(max(float(row["iou"]) for row in table(finished)), rel=1e-5)
+
+
+def test_loss_falls(tmp_path: Path) -> None:
+    config = replace(TINY, out=str(tmp_path / "run"), epochs=6, schedule="constant", lr=3e-3, flips=False)
+    history = train(config, Silent()).history
+    assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_sigmoid_head_and_other_optimizers(tmp_path: Path, optimizer: str) -> None:
+    data = write_folder(tmp_path / "data")
+    out = tmp_path / "run"
+    config = replace(
+        TINY, data=str(data), out=str(out), head="sigmoid", optimizer=optimizer, epochs=1, weight_decay=1e-2
+    )
+    run = train(config, Silent())
+    trained = Trained.load(out / "best.h5")
+    assert trained.outputs == 1
+    assert trained.network(trained.normalizer()(_byte_image())).shape == (1, 1, 16, 16)
+    _, metrics = evaluate(trained)
+    assert metrics.iou == pytest.approx(run.best["iou"], rel=1e-5)
+
+
+def _byte_image():  # type: ignore[no-untyped-def]
+    from tritonnet.train.batches import to_device
+
+    return to_device(np.zeros((1, 16, 16, 3), np.uint8))
+
+
+def test_unet_and_ignored_pixels(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data")
+    mask = np.full((16, 16), 255, np.uint8)
+    mask[:8, :8] = 1
+    mask[4:8, :8] = 0
+    for path in (data / "masks").iterdir():
+        Image.fromarray(mask).save(path)
+    config = Config(
+        data=str(data), out=str(tmp_path / "run"), base_channels=2, size=16, batch_size=4, epochs=1, upsample="bilinear"
+    )
+    train(config, Silent())
+    _, metrics = evaluate(tmp_path / "run" / "best.h5")
+    assert sum(map(sum, metrics.matrix)) == 64  # the one validation image's pixels that count
+
+
+def test_time_limit_ends_a_run(tmp_path: Path) -> None:
+    config = replace(TINY, out=str(tmp_path / "run"), epochs=1000, max_seconds=0.01)
+    run = train(config, Silent())
+    assert len(run.history) == 1
+    assert (run.folder / "best.h5").is_file()
+
+
+def test_says_what_the_data_is(tmp_path: Path) -> None:
+    listener = Silent()
+    train(replace(TINY, data=str(write_folder(tmp_path / "data")), out=str(tmp_path / "run"), epochs=1), listener)
+    assert any("255" in line for line in listener.heard)  # how mask values became classes
+    assert any("4 images to train on, 1 to validate" in line for line in listener.heard)
+
+
+def test_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(replace(TINY, out=str(tmp_path / "run"), epochs=1), Listener())
+    assert "epoch 1/1  train loss " in capsys.readouterr().out
+
+
+def test_divergence_is_said(tmp_path: Path) -> None:
+    with pytest.raises(Fault, match="lower the learning rate"):
+        train(replace(TINY, out=str(tmp_path / "run"), optimizer="sgd", lr=1e30), Silent())
+
+
+def test_better_prefers_numbers_and_the_earlier() -> None:
+    assert better({"iou": 0.5}, None)
+    assert better({"iou": 0.5}, {"iou": float("nan")})
+    assert not better({"iou": float("nan")}, {"iou": 0.1})
+    assert not better({"iou": 0.5}, {"iou": 0.5})
+
+
+def test_refuses(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="must be a new or empty folder"):
+        train(replace(TINY, out=str(finished)), Silent())
+    with pytest.raises(DataError, match="found none"):
+        resume(tmp_path, Silent())
+    with pytest.raises(DataError, match="split must be one of val, train, all, got 'test'"):
+        evaluate(finished / "best.h5", split="test")
+    (tmp_path / "run").mkdir()
+    for name in ("config.toml", "metrics.csv"):
+        (tmp_path / "run" / name).write_bytes((finished / name).read_bytes())
+    (tmp_path / "run" / "last.h5").write_bytes((finished / "best.h5").read_bytes())
+    with pytest.raises(DataError, match="is it a copy of best"):
+        resume(tmp_path / "run", Silent())
+
+
+def test_sigmoid_refuses_three_classes(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data")
+    for path in (data / "masks").iterdir():
+        Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16) % 3).save(path)
+    with pytest.raises(Refused, match="head sigmoid is for 2 classes, the masks hold 3"):
+        train(replace(TINY, data=str(data), out=str(tmp_path / "run"), head="sigmoid"), Silent())

@@ -1,0 +1,42 @@
+"""tritonnet: train U-Nets end to end on hand-written Triton kernels.
+
+    import tritonnet as tn
+
+Names, arguments, defaults and results are torch's where torch has them; torch itself only allocates, copies and views.
+"""
+
+from pathlib import Path
+
+from tritonnet import _startup
+
+if not (Path(__file__).parent / "kernels" / "__init__.py").is_file():
+    raise ImportError(
+        f"[tritonnet] the link {Path(__file__).parent / 'kernels'} -> ../kernels is missing; clone the repository with git "
+        "(an archive may drop symbolic links), or run: ln -s ../kernels tritonnet/kernels"
+    )
+
+_startup.prepare()
+
+import importlib as _il  # INTERIM
+for _m in ('ops','nn','optim','models'):
+    try:
+        globals()[_m] = _il.import_module('tritonnet.'+_m)
+    except ImportError as _e:
+        import sys; print('INTERIM', _m, _e, file=sys.stderr)
+from tritonnet.autograd import (  # noqa: E402
+    Function, Parameter, Tensor, from_numpy, from_torch, get_precision, graph, is_grad_enabled, no_grad, precision,
+    set_precision, tensor,
+)  # fmt: skip
+from tritonnet.kernels.fault import Fault  # noqa: E402
+from tritonnet.kernels.runtime import Refused  # noqa: E402
+try:
+    from tritonnet.ops.random import manual_seed, rand, randn  # INTERIM
+except ImportError as _e: pass
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Fault", "Function", "Parameter", "Refused", "Tensor", "from_numpy", "from_torch", "get_precision", "graph",
+    "is_grad_enabled", "manual_seed", "models", "nn", "no_grad", "ops", "optim", "precision", "rand", "randn",
+    "set_precision", "tensor",
+]  # fmt: skip

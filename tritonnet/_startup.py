@@ -1,0 +1,39 @@
+"""What must happen before anything imports triton: without a GPU the kernels run on Triton's interpreter.
+
+`triton.jit` reads TRITON_INTERPRET when a kernel is *defined*, so the variable is set here, ahead of `tritonnet.kernels`.
+If triton was imported earlier (constructing a torch optimizer does it), its own library functions were already defined for
+the compiler; they are defined anew and rebound.
+
+Set TRITON_INTERPRET=0 yourself to keep the compiler without a GPU: that is what the compile-only tests do.
+"""
+
+import importlib
+import os
+import sys
+
+import torch
+
+__all__ = ["prepare"]
+
+
+def prepare() -> None:
+    """Choose compiler or interpreter for this process; say so once when it is the interpreter."""
+    if not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ:
+        os.environ["TRITON_INTERPRET"] = "1"
+        print("no GPU: running on Triton's interpreter, correct but slow", file=sys.stderr)
+    if os.environ.get("TRITON_INTERPRET") == "1" and "triton.language" in sys.modules:
+        _redefine_standard_library()
+
+
+def _redefine_standard_library() -> None:
+    """Reload triton.language's own jitted helpers so that they are interpreted, and rebind their names."""
+    import triton.language as tl
+
+    for name in ("standard", "random"):
+        module = getattr(tl, name)
+        before = dict(vars(module))
+        importlib.reload(module)
+        for key, old in before.items():
+            new = vars(module).get(key)
+            if new is not old and vars(tl).get(key) is old:
+                setattr(tl, key, new)

@@ -1,0 +1,190 @@
+"""Reverse-mode differentiation over a recorded graph.
+
+A `Function` is one op: `forward` and `backward` see buffers only. `apply` records a `Node` with an edge to the producer of
+every input that needs a gradient. `backward` walks the nodes once, latest first: a node's consumers were all recorded after
+it, so when it is reached its output gradients are complete. The walk is a loop, not a recursion, and drops what a node saved as
+soon as the node is done.
+"""
+
+import heapq
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from tritonnet.kernels.add import add_fwd
+from tritonnet.kernels.runtime import refuse
+
+if TYPE_CHECKING:
+    from tritonnet.autograd.tensor import Tensor
+
+__all__ = ["Context", "Function", "Node", "backward", "graph", "is_grad_enabled", "no_grad"]
+
+Buffer = torch.Tensor
+_sequence = itertools.count()
+_enabled = True
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are being recorded."""
+    return _enabled
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Record nothing within this context (also usable as a decorator)."""
+    global _enabled
+    before, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = before
+
+
+class Context:
+    """What a forward leaves for its backward: `save` buffers, set numbers as attributes, read `needs`."""
+
+    def __init__(self, needs: tuple[bool, ...]) -> None:
+        self.needs = needs  # one flag an input: whether its gradient is wanted
+        self.saved: tuple[Any, ...] = ()
+
+    def __getattr__(self, name: str) -> Any:  # only reached for attributes that forward did not set
+        raise AttributeError(f"forward did not set ctx.{name}")
+
+    def save(self, *buffers: Buffer | None) -> None:
+        """Keep buffers for the backward; they come back as `ctx.saved`."""
+        self.saved = buffers
+
+
+class Node:
+    """One recorded operation."""
+
+    __slots__ = ("ctx", "edges", "function", "inputs", "outputs", "sequence", "versions")
+
+    def __init__(self, function: type["Function"], ctx: Context, inputs: tuple["Tensor | None", ...], outputs: int) -> None:
+        self.function = function
+        self.ctx: Context | None = ctx
+        self.outputs = outputs
+        self.sequence = next(_sequence)
+        needed = [t if t is not None and need else None for t, need in zip(inputs, ctx.needs, strict=True)]
+        self.edges: list[tuple[Node, int] | Tensor | None] = [None if t is None else t.edge() for t in needed]
+        self.versions = [edge.version if _is_leaf(edge) else 0 for edge in self.edges]  # type: ignore[union-attr]
+
+
+def _is_leaf(edge: object) -> bool:
+    return edge is not None and not isinstance(edge, tuple)
+
+
+class Function:
+    """One differentiable op. Subclasses define `forward` and `backward` over buffers, nothing else."""
+
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__name__.removesuffix("Function")
+
+    @staticmethod
+    def forward(ctx: Context, *buffers: Any, **constants: Any) -> Any:
+        """From input buffers (None where an optional input is absent) to an output buffer or a tuple of them."""
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(ctx: Context, *gradients: Any) -> Any:
+        """From the outputs' gradients (None for an output nobody used) to one gradient an input, None where not needed."""
+        raise NotImplementedError
+
+    @classmethod
+    def apply(cls, *inputs: "Tensor | None", **constants: Any) -> Any:
+        """Run forward on the inputs' buffers and record the operation if a gradient may be wanted."""
+        from tritonnet.autograd.tensor import Tensor
+
+        for t in inputs:
+            if t is not None and not isinstance(t, Tensor):
+                refuse(cls.name, f"inputs must be tritonnet Tensors, got {type(t).__name__}; tn.tensor(...) makes one")
+        needs = tuple(_enabled and t is not None and t.requires_grad for t in inputs)
+        ctx = Context(needs)
+        out = cls.forward(ctx, *(None if t is None else t.data for t in inputs), **constants)
+        outs = out if isinstance(out, tuple) else (out,)
+        node = Node(cls, ctx, inputs, len(outs)) if any(needs) else None
+        tensors = []
+        for index, buffer in enumerate(outs):
+            if buffer is None:
+                tensors.append(None)
+                continue
+            differentiable = node is not None and buffer.is_floating_point()
+            tensors.append(Tensor(buffer, node=node if differentiable else None, index=index))
+        return tuple(tensors) if isinstance(out, tuple) else tensors[0]
+
+
+def _accumulate(into: Buffer | None, gradient: Buffer) -> Buffer:
+    return gradient if into is None else add_fwd(into, gradient)
+
+
+def backward(root: "Tensor", gradient: Buffer, retain_graph: bool) -> None:
+    """Add d(root . gradient)/d(leaf) to `.grad` of every leaf that requires it.
+
+    Raises:
+        Refused: the graph was freed by an earlier backward, or a leaf was changed after it was used.
+    """
+    edge = root.edge()
+    if not isinstance(edge, tuple):
+        edge.accumulate(_accumulate(edge.grad.data if edge.grad is not None else None, gradient))
+        return
+    node, index = edge
+    gradients: dict[Node, list[Buffer | None]] = {node: [None] * node.outputs}
+    gradients[node][index] = gradient
+    heap = [(-node.sequence, node)]
+    while heap:
+        _, node = heapq.heappop(heap)
+        ctx = node.ctx
+        if ctx is None:
+            refuse("backward", "the graph must not have been freed: call backward(retain_graph=True) the first time")
+        for version, target in zip(node.versions, node.edges, strict=True):
+            if _is_leaf(target) and target.version != version:  # type: ignore[union-attr]
+                refuse("backward", f"an input of {node.function.name} was changed after the forward; run the forward again")
+        with no_grad():
+            results = node.function.backward(ctx, *gradients.pop(node))
+        if not isinstance(results, tuple):
+            results = (results,)
+        if not retain_graph:
+            node.ctx = None
+            ctx.saved = ()
+        for target, result in zip(node.edges, results, strict=True):
+            if target is None or result is None:
+                continue
+            if isinstance(target, tuple):
+                producer, output = target
+                if producer not in gradients:
+                    gradients[producer] = [None] * producer.outputs
+                    heapq.heappush(heap, (-producer.sequence, producer))
+                slots = gradients[producer]
+                slots[output] = _accumulate(slots[output], result)
+            else:
+                target.accumulate(_accumulate(target.grad.data if target.grad is not None else None, result))
+        del results
+
+
+def graph(root: "Tensor") -> str:
+    """The recorded operations that lead to `root`, one a line, first recorded first; leaves by their shape."""
+    edge = root.edge()
+    stack = [edge[0]] if isinstance(edge, tuple) else []
+    seen: dict[int, Node] = {}
+    while stack:
+        node = stack.pop()
+        if node.sequence in seen:
+            continue
+        seen[node.sequence] = node
+        stack.extend(edge[0] for edge in node.edges if isinstance(edge, tuple))
+    order = {sequence: number for number, sequence in enumerate(sorted(seen), start=1)}
+    lines = []
+    for sequence, number in order.items():
+        sources = []
+        for edge in seen[sequence].edges:
+            if isinstance(edge, tuple):
+                sources.append(f"%{order[edge[0].sequence]}")
+            elif edge is not None:
+                sources.append(f"leaf{tuple(edge.shape)}")
+        lines.append(f"%{number} = {seen[sequence].function.name}({', '.join(sources)})")
+    return "\n".join(lines)

@@ -1,0 +1,266 @@
+"""The commands. What a user got wrong ends in one line on stderr and exit code 2, never in a stack trace."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from tritonnet import models
+from tritonnet.cli import doctor as examination
+from tritonnet.cli.progress import listener
+from tritonnet.data import DataError
+from tritonnet.io import ModelFileError
+from tritonnet.kernels.fault import Fault
+from tritonnet.kernels.runtime import INTERPRET, Refused
+from tritonnet.train import Config, Metrics, Run, Trained
+from tritonnet.train import evaluate as evaluate_model
+from tritonnet.train import predict as predict_pictures
+from tritonnet.train import resume as resume_run
+from tritonnet.train import train as train_network
+from tritonnet.train.config import HELP
+
+__all__ = ["app", "main"]
+
+MISTAKES = (DataError, Fault, ModelFileError, OSError, Refused)
+MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Train U-Nets that mark every pixel of an image, on hand-written Triton kernels.\n\n"
+    "First steps: `tritonnet demo`, then `tritonnet train --data DIR` on a folder with `images/` and `masks/`, "
+    "then `tritonnet predict runs/001/best.h5 PICTURES`. Each command has its own `--help`.",
+)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the program and exit: 0 done, 2 for a mistake of the user's, 1 for a fault of the program's or the machine's.
+
+    Args:
+        args: in place of the command line's.
+    """
+    arguments = sys.argv[1:] if args is None else args
+    try:
+        code = app(arguments or ["--help"], prog_name="tritonnet", standalone_mode=False)
+    except MEMORY:
+        code = _complain("out of memory; choose a smaller --batch-size, --size or --base-channels")
+    except MISTAKES as error:
+        code = _complain(
+            f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        )
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # the argument parser's own errors have it
+            raise
+        code = _complain(f"{error.format_message()} See tritonnet --help.")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(text: str) -> int:
+    print(f"tritonnet: error: {' '.join(text.split())}", file=sys.stderr)
+    return 2
+
+
+def _option(field: str, here: str, *names: str) -> Any:
+    """An option that sets a field of Config; `here` is its default in words."""
+    return typer.Option(*names, help=f"{HELP[field]} [default: {here}]", show_default=False)
+
+
+@app.command()
+def train(
+    data: Annotated[str | None, _option("data", "made cells")] = None,
+    model: Annotated[str | None, _option("model", "unet; without a GPU poster")] = None,
+    size: Annotated[int | None, _option("size", "256; without a GPU 32")] = None,
+    batch_size: Annotated[int | None, _option("batch_size", "16; without a GPU 8")] = None,
+    epochs: Annotated[int | None, _option("epochs", "60; without a GPU 3")] = None,
+    lr: Annotated[float | None, _option("lr", "0.001")] = None,
+    optimizer: Annotated[str | None, _option("optimizer", "adam")] = None,
+    precision: Annotated[str | None, _option("precision", "bf16 on a GPU that has it, else fp32")] = None,
+    seed: Annotated[int | None, _option("seed", "0")] = None,
+    val: Annotated[str | None, _option("val", "auto")] = None,
+    out: Annotated[str | None, _option("out", "the next free runs/NNN")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="go on with a stopped run folder; alone, its config.toml says the rest")
+    ] = None,
+    base_channels: Annotated[int | None, _option("base_channels", "64")] = None,
+    upsample: Annotated[str | None, _option("upsample", "transposed")] = None,
+    head: Annotated[str | None, _option("head", "softmax")] = None,
+    momentum: Annotated[float | None, _option("momentum", "0.9")] = None,
+    weight_decay: Annotated[float | None, _option("weight_decay", "0")] = None,
+    schedule: Annotated[str | None, _option("schedule", "cosine")] = None,
+    flips: Annotated[bool | None, _option("flips", "on", "--flips/--no-flips")] = None,
+    cells: Annotated[int | None, _option("cells", "500; without a GPU 200")] = None,
+) -> None:
+    """Train a network on images and masks.
+
+    DIR holds `images/` and `masks/` with the same file names (PNG, JPEG, GIF, BMP). A mask's values are 0 and 255,
+    0 and 1, or class numbers; what was found is printed. The Oxford-IIIT Pet layout is recognised too.
+
+    Examples:
+    - `tritonnet train --data nuclei` trains with what suits this machine
+    - `tritonnet train --data nuclei --size 512 --batch-size 4 --val 0.1 --out runs/large`
+    - `tritonnet train --resume runs/001` goes on where a stopped run was last saved, to the same bits
+
+    The run folder then holds best.h5 (for predict and evaluate), last.h5 (to go on), metrics.csv, curves.png, samples/
+    and config.toml.
+    """
+    chosen = {name: value for name, value in locals().items() if name != "resume" and value is not None}
+    if resume is not None:
+        if chosen:
+            given = ", ".join("--" + name.replace("_", "-") for name in chosen)
+            raise Refused(f"[train] --resume takes its options from the run's config.toml; leave out {given}")
+        _finish(_run(lambda: resume_run(resume, listener())))
+        return
+    config = Config.for_machine(**chosen)
+    _finish(_run(lambda: train_network(config, listener())))
+
+
+def _run(start: Any) -> Run:
+    try:
+        return start()  # type: ignore[no-any-return]
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _finish(run: Run) -> None:
+    best = run.best
+    print(
+        f"best validation IoU {best['iou']:.4f}, Dice {best['dice']:.4f} in epoch {best['epoch']:.0f}, "
+        f"on {run.validated} images"
+    )
+    print(f"pictures: {run.folder}/samples, {run.folder}/curves.png")
+    print(f"next: tritonnet predict {run.folder}/best.h5 PICTURES")
+
+
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="best.h5 or last.h5 of a run folder", show_default=False)
+]
+
+
+@app.command()
+def evaluate(
+    model: ModelPath,
+    data: Annotated[
+        str, typer.Option(help="folder as for train [default: the data it was trained on]", show_default=False)
+    ] = "",
+    split: Annotated[str, typer.Option(help="val, train, test (where the data has one) or all")] = "val",
+    val: Annotated[
+        str, typer.Option(help="which images validate, as for train [default: as in its run]", show_default=False)
+    ] = "",
+    batch_size: Annotated[int, typer.Option(help="images at a time", min=1)] = 16,
+) -> None:
+    """Score a trained network: IoU, Dice and pixel accuracy from one confusion matrix over all images.
+
+    Images and masks are resized to the size the network was trained at, and scored there.
+
+    Examples:
+    - `tritonnet evaluate runs/001/best.h5` on the validation images of its run
+    - `tritonnet evaluate runs/001/best.h5 --data other --split all`
+    """
+    dataset, metrics = evaluate_model(model, data, split=split, val=val, batch_size=batch_size)
+    for note in dataset.notes:
+        print(note)
+    print("\n".join(_table(metrics, dataset.class_names)))
+
+
+def _table(metrics: Metrics, names: tuple[str, ...]) -> list[str]:
+    wide = max(map(len, names))
+    scores = zip(names, metrics.class_iou, metrics.class_dice, strict=False)
+    return [
+        *(f"{name.ljust(wide)}  IoU {iou:.4f}  Dice {dice:.4f}" for name, iou, dice in scores),
+        f"iou {metrics.iou:.4f}  dice {metrics.dice:.4f}  pixel_accuracy {metrics.pixel_accuracy:.4f}",
+    ]
+
+
+@app.command()
+def predict(
+    model: ModelPath,
+    pictures: Annotated[
+        Path, typer.Argument(metavar="PICTURES", help="a picture or a folder of pictures", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="folder for masks/ and overlays/")] = Path("predictions"),
+) -> None:
+    """Mark every pixel of a picture, or of each picture in a folder.
+
+    Writes `masks/NAME.png` (a palette PNG of the picture's own size: pixel value = class number, opens in any viewer)
+    and `overlays/NAME.png` (the picture with the classes tinted).
+
+    Example: `tritonnet predict runs/001/best.h5 holiday.jpg --out marked`
+    """
+    masks = predict_pictures(model, pictures, out)
+    print(f"{len(masks)} masks in {out / 'masks'}, overlays in {out / 'overlays'}")
+
+
+@app.command()
+def summary(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[MODEL]", help="a model file [default: a fresh network]", show_default=False),
+    ] = None,
+    model: Annotated[str, typer.Option(help=HELP["model"])] = "unet",
+    in_channels: Annotated[int, typer.Option(help="channels of an image")] = 3,
+    classes: Annotated[
+        int | None,
+        typer.Option(help="channels of the head [default: 2; poster 1, as printed there]", show_default=False),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="side of an image [default: 256; poster 32]", show_default=False)
+    ] = None,
+    base_channels: Annotated[int, typer.Option(help=HELP["base_channels"])] = 64,
+    upsample: Annotated[str, typer.Option(help=HELP["upsample"])] = "transposed",
+) -> None:
+    """Print a network's layers, shapes and parameters.
+
+    Examples:
+    - `tritonnet summary --model poster` is the poster's table: 176,192 parameters
+    - `tritonnet summary --upsample bilinear`
+    - `tritonnet summary runs/001/best.h5`
+    """
+    if file is not None:
+        trained = Trained.load(file)
+        trained.network.summary((trained.channels, size or trained.size, size or trained.size))
+        return
+    Config(model=model, base_channels=base_channels, upsample=upsample, size=1 if size is None else size)  # checks them
+    if model == "poster":
+        models.PosterUNet(in_channels, classes or 1).summary((in_channels, size or 32, size or 32))
+        return
+    network = models.UNet(in_channels, classes or 2, base_channels=base_channels, upsample=upsample)
+    network.summary((in_channels, size or 256, size or 256))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="run folder; an earlier demo in it is replaced")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help=HELP["seed"], min=0)] = 0,
+    expect_iou: Annotated[float, typer.Option(help="exit with code 1 if the validation IoU is lower")] = 0.0,
+) -> None:
+    """Train on made pictures of cells and show the result; needs no data.
+
+    On a GPU: the U-Net at 256 x 256, for 60 seconds after the first step. Without one: the poster's small network at
+    32 x 32, 100 steps of 8 images, a few minutes.
+    """
+    if INTERPRET:
+        config = Config.for_machine(out=str(out), seed=seed, epochs=4, cells=250)  # 200 to train on: 25 steps an epoch
+    else:
+        config = Config.for_machine(out=str(out), seed=seed, epochs=100000, max_seconds=60.0)
+    run = _run(lambda: train_network(config, listener(), replacing=True))
+    print(
+        f"validation IoU {run.best['iou']:.4f} on {run.validated} cells images it has not seen; "
+        f"pictures: {run.folder}/samples, {run.folder}/curves.png"
+    )
+    if not run.best["iou"] >= expect_iou:
+        print(f"tritonnet: the IoU must be at least {expect_iou}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has (GPU, versions) and check one kernel; exit code 1 if something is wrong."""
+    well = True
+    for name, finding, good in examination.lines():
+        print(f"{'ok ' if good else 'BAD'}  {name.ljust(10)}  {finding}", flush=True)
+        well = well and good
+    if not well:
+        raise typer.Exit(1)

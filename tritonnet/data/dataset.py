@@ -1,0 +1,223 @@
+"""What training sees of any dataset: square images and masks by index, names, classes, splits.
+
+A dataset keeps decoded, resized samples in memory until `cache_bytes` are used (then it keeps those and decodes the others
+each time), so later epochs cost no decoding.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tritonnet.data.image import DataError
+from tritonnet.data.mapping import MaskMapping, default_palette
+
+__all__ = ["CACHE_BYTES", "Dataset", "channel_statistics", "each", "split"]
+
+CACHE_BYTES = 1 << 30  # 5461 RGB images of 256 x 256 with their masks
+
+
+def each(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None = None) -> list[Any]:
+    """`[work(item) for item in items]` on several threads (default: one a core, at most 8); the first error is raised."""
+    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+class Dataset:
+    """Images and masks of one size, by index. `_read` and `original` are what a kind of dataset has of its own.
+
+    Args:
+        names: one a sample, in the dataset's order.
+        size: side S of images and masks, in pixels, at least 1.
+        channels: 1 or 3.
+        class_names: K of them, the background first.
+        mapping: from raw mask values to classes.
+        splits: indices of "train", "val" and perhaps "test".
+        wide: whether images have 16 bits a value.
+        palette: K colours; None for the default ones.
+        notes: lines for the user.
+        cache_bytes: memory for decoded samples, at least 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        names: Sequence[str],
+        size: int,
+        channels: int,
+        class_names: Sequence[str],
+        mapping: MaskMapping,
+        splits: dict[str, tuple[int, ...]],
+        wide: bool = False,
+        palette: tuple[tuple[int, int, int], ...] | None = None,
+        notes: Sequence[str] = (),
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        check_shape(size, channels)
+        self.names = tuple(names)
+        self.size = size
+        self.channels = channels
+        self.class_names = tuple(class_names)
+        self.mapping = mapping
+        self.splits = splits
+        self.wide = wide
+        self.palette = palette or default_palette(len(self.class_names))
+        self.notes = tuple(notes)
+        self._room = cache_bytes
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def num_classes(self) -> int:
+        """K, the background included."""
+        return len(self.class_names)
+
+    @property
+    def scale(self) -> float:
+        """What brings a stored value to 0..1: 1/255, or 1/65535 for 16-bit images."""
+        return 1 / 65535 if self.wide else 1 / 255
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image (S, S, channels), uint8 or uint16, and mask (S, S), uint8 in 0..K-1 or IGNORE. Read-only; any thread may ask.
+
+        Raises:
+            DataError: the file is damaged, or its mask holds a value that is no class.
+        """
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        image, mask = self._read(index)
+        image.flags.writeable = mask.flags.writeable = False
+        with self._lock:
+            if index not in self._kept and image.nbytes + mask.nbytes <= self._room:
+                self._room -= image.nbytes + mask.nbytes
+                self._kept[index] = image, mask
+        return image, mask
+
+    def config(self) -> dict[str, Any]:
+        """What a model file must remember to prepare images as in training and to name its classes. JSON-able."""
+        return {
+            "size": self.size, "channels": self.channels, "wide": self.wide, "scale": self.scale,
+            "class_names": list(self.class_names), "palette": [list(colour) for colour in self.palette],
+            "mask_mapping": self.mapping.to_json(),
+        }  # fmt: skip
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Make the sample; own arrays."""
+        raise NotImplementedError
+
+
+def check_shape(size: int, channels: int) -> None:
+    """Refuse a size or channel number that no dataset can have."""
+    if size < 1:
+        raise DataError(f"size must be at least 1 pixel, got {size}")
+    if channels not in (1, 3):
+        raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
+
+
+def split(names: Sequence[str], spec: str) -> dict[str, tuple[int, ...]]:
+    """Divide samples into "train" and "val".
+
+    Args:
+        names: in the dataset's order.
+        spec: "every:N" (index % N == N - 1 is validation), a fraction such as "0.2" (that share, evenly spread: 0.2 is
+            every:5), "none" (all train), or the path of a file with one validation name a line (with or without an extension).
+
+    Raises:
+        DataError: not such a spec, an unknown name, or an empty side.
+    """
+    count = len(names)
+    if spec == "none":
+        chosen: set[int] = set()
+    elif spec.startswith("every:"):
+        step = int(spec[6:]) if spec[6:].isdigit() else 0
+        if step < 2:
+            raise DataError(f"--val {spec}: N of every:N must be a whole number of at least 2")
+        chosen = set(range(step - 1, count, step))
+    elif (share := _fraction(spec)) is not None:
+        if not 0 < share < 1:
+            raise DataError(f"--val {spec}: the fraction must be above 0 and below 1")
+        chosen = {i for i in range(count) if (i + 1) * share // 1 > i * share // 1}
+    elif Path(spec).is_file():
+        chosen = set(find(names, read_names(Path(spec)), spec))
+    else:
+        raise DataError(f"--val {spec}: not every:N, not a fraction such as 0.2, and no such split file")
+    parts = {"train": tuple(i for i in range(count) if i not in chosen), "val": tuple(sorted(chosen))}
+    if spec != "none" and not all(parts.values()):
+        empty = "training" if parts["val"] else "validation"
+        raise DataError(f"--val {spec} leaves no image of {count} for {empty}; choose another split, such as every:2")
+    return parts
+
+
+def find(names: Sequence[str], wanted: Sequence[str], file: str | Path) -> list[int]:
+    """Indices of the names a split file lists; `a.png` finds `a`."""
+    at = {name: i for i, name in enumerate(names)}
+    found = []
+    for name in wanted:
+        index = at.get(name, at.get(Path(name).stem))
+        if index is None:
+            raise DataError(f"{file}: lists {name}, which is not among the {len(names)} images; correct the file")
+        found.append(index)
+    return found
+
+
+def read_names(file: Path) -> list[str]:
+    """The lines of a split file, without empty ones and comments (#)."""
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read as text ({error})") from None
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _fraction(spec: str) -> Fraction | None:
+    try:
+        return Fraction(spec)
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def channel_statistics(
+    dataset: Dataset, indices: Sequence[int] | None = None, threads: int | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels, of values x `dataset.scale` (so 0..1).
+
+    Summed in whole numbers, so exact and the same in any order. A constant channel gets standard deviation 1.
+
+    Args:
+        dataset: what to read; this also fills its cache.
+        indices: which samples; None for the training split.
+        threads: decoding threads; None for one a core, at most 8.
+
+    Raises:
+        DataError: no sample, or a damaged file.
+    """
+    indices = dataset.splits["train"] if indices is None else indices
+    if len(indices) == 0:
+        raise DataError("there is no training image to take the mean and standard deviation of")
+
+    def sums(index: int) -> np.ndarray:
+        values = dataset.sample(index)[0].reshape(-1, dataset.channels).astype(np.int64)
+        return np.stack([values.sum(axis=0), (values * values).sum(axis=0)])
+
+    pixels = len(indices) * dataset.size**2
+    mean, std = [], []
+    for c in zip(*(s.T.tolist() for s in each(sums, indices, threads)), strict=True):
+        total, squares = sum(s[0] for s in c), sum(s[1] for s in c)
+        variance = (pixels * squares - total * total) / pixels**2
+        mean.append(total / pixels * dataset.scale)
+        std.append(variance**0.5 * dataset.scale if variance > 0 else 1.0)
+    return tuple(mean), tuple(std)

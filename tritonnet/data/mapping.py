@@ -1,0 +1,155 @@
+"""From the raw values in mask files to classes 0..K-1 and IGNORE, inferred over all masks of a dataset.
+
+The rules, tried in this order on the set of values that occur anywhere:
+
+1. one value only: refused, there is nothing to learn
+2. JPEG masks: rule 6 alone applies, since their values are blurred
+3. two values: the smaller is class 0, the larger class 1 (0/255, 0/1, 1/2, 0/65535, ...)
+4. all below 64: class numbers as they are, K = largest + 1; with 0..k complete, k >= 1, a further 255 is IGNORE
+5. at most 32 values at least 8 apart: grey levels, numbered in rising order (0/128/255 -> 0, 1, 2)
+6. at most 255 and 95 % of the pixels below 64 or from 192: two classes smeared by anti-aliasing or JPEG, cut at 128
+7. anything else: refused, with what was found
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tritonnet.data.image import DataError
+
+__all__ = ["IGNORE", "MaskMapping", "default_palette", "infer_mapping"]
+
+IGNORE = 255  # the class of pixels that neither train nor count
+_UNKNOWN = -1
+
+# Black, then colours that stay apart on a screen and in print (Okabe and Ito, "Color Universal Design").
+_COLOURS = (
+    (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+)  # fmt: skip
+
+
+def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
+    """One (red, green, blue) in 0..255 a class; class 0 is black. Beyond eight classes the colours are darkened copies."""
+    palette = []
+    for c in range(num_classes):
+        turn, position = divmod(c, len(_COLOURS))
+        red, green, blue = _COLOURS[position] if position or not turn else (255, 255, 255)
+        palette.append((red * 2**turn // 3**turn, green * 2**turn // 3**turn, blue * 2**turn // 3**turn))
+    return tuple(palette)
+
+
+@dataclass(frozen=True)
+class MaskMapping:
+    """Raw mask value -> class.
+
+    Attributes:
+        rule: "values" (each raw value has its class, others are an error) or "threshold" (below 128 class 0, from 128 class 1).
+        num_classes: K; classes are 0..K-1, and IGNORE.
+        values: for "values", {raw value in 0..65535: class in 0..K-1 or IGNORE}; empty for "threshold".
+    """
+
+    rule: str
+    num_classes: int
+    values: Mapping[int, int]
+
+    def __str__(self) -> str:
+        """One line to print."""
+        if self.rule == "threshold":
+            return "mask values: below 128 -> class 0, from 128 -> class 1 (the values are smeared, as by JPEG or anti-aliasing)"
+        pairs = sorted(self.values.items())
+        if len(pairs) > 8 and all(raw == c for raw, c in pairs):
+            return f"mask values: {pairs[0][0]}..{pairs[-1][0]} are the class numbers"
+        return "mask values: " + ", ".join(f"{v} -> {'ignored' if c == IGNORE else f'class {c}'}" for v, c in pairs)
+
+    def apply(self, raw: np.ndarray, name: str) -> np.ndarray:
+        """Classes of a mask.
+
+        Args:
+            raw: (H, W) integers in 0..65535.
+            name: the file, for the error.
+
+        Returns:
+            (H, W) uint8: 0..K-1 or IGNORE.
+
+        Raises:
+            DataError: a value that is no class.
+        """
+        if self.rule == "threshold":
+            return (raw >= 128).astype(np.uint8)
+        table = np.full(65536, _UNKNOWN, np.int16)
+        table[list(self.values)] = list(self.values.values())
+        mask = table[raw]
+        if mask.min(initial=0) < 0:
+            strangers = np.unique(raw[mask < 0])
+            known = ", ".join(str(v) for v in sorted(self.values)[:10])
+            raise DataError(
+                f"{name}: mask value {_some(strangers)} is no class (classes come from the values {known}); "
+                "correct the mask, or train anew with it so that the mapping is inferred again"
+            )
+        return mask.astype(np.uint8)
+
+    def to_json(self) -> dict[str, Any]:
+        """For a model file."""
+        return {"rule": self.rule, "classes": self.num_classes, "values": {str(v): c for v, c in self.values.items()}}
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> "MaskMapping":
+        """The inverse of `to_json`.
+
+        Raises:
+            DataError: not such a record.
+        """
+        try:
+            values = {int(v): int(c) for v, c in stored["values"].items()}
+            mapping = MaskMapping(str(stored["rule"]), int(stored["classes"]), values)
+            sound = (mapping.rule == "threshold" and mapping.num_classes == 2) or (
+                mapping.rule == "values"
+                and all(0 <= v <= 65535 and (0 <= c < mapping.num_classes or c == IGNORE) for v, c in values.items())
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            sound = False
+        if not sound:
+            raise DataError(f"not a mask mapping: {str(stored)[:80]}")
+        return mapping
+
+
+def infer_mapping(counts: np.ndarray, where: Mapping[int, str], lossy: bool, folder: str) -> MaskMapping:
+    """The mapping for masks with these values, by the rules above.
+
+    Args:
+        counts: (65536,) pixels of each raw value over all masks.
+        where: for each value that occurs, a file it occurs in.
+        lossy: whether any mask is a JPEG.
+        folder: named in errors.
+
+    Raises:
+        DataError: no rule fits.
+    """
+    values = [int(v) for v in np.flatnonzero(counts)]
+    if len(values) == 1:
+        raise DataError(f"{folder}: every pixel of every mask is {values[0]}, so there is nothing to learn; check the masks")
+    if not lossy:
+        if len(values) == 2:
+            return MaskMapping("values", 2, {values[0]: 0, values[1]: 1})
+        ids = values[:-1] if values[-1] == IGNORE else values
+        if ids[-1] < 64 and (len(ids) == len(values) or ids == list(range(len(ids)))):
+            ignored = {IGNORE: IGNORE} if len(ids) < len(values) else {}
+            return MaskMapping("values", ids[-1] + 1, {v: v for v in range(ids[-1] + 1)} | ignored)
+        if len(values) <= 32 and min(b - a for a, b in zip(values, values[1:], strict=False)) >= 8:
+            return MaskMapping("values", len(values), {v: c for c, v in enumerate(values)})
+    extreme = int(counts[:64].sum() + counts[192:256].sum())
+    total = int(counts.sum())
+    if values[-1] <= 255 and values[0] < 64 and values[-1] >= 192 and extreme >= 0.95 * total:
+        return MaskMapping("threshold", 2, {})
+    odd = next((v for v in values if 0 < v < 255), values[-1])
+    raise DataError(
+        f"{folder}: the masks hold {len(values)} different values ({_some(values)}; {odd} in {where[odd]}), which are neither "
+        "0/255 nor class numbers below 64; save one grey value a class, such as 0, 1, 2, ..."
+    )
+
+
+def _some(values: Any) -> str:
+    """The first few of a list of values."""
+    return ", ".join(str(int(v)) for v in values[:6]) + (", ..." if len(values) > 6 else "")

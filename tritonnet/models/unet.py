@@ -1,0 +1,134 @@
+"""The U-Net with the key names of the widely used PyTorch implementation, so that its published weights load.
+
+Down: double convolutions of base_channels * 2**i channels between 2x2 max pools. Up: 2x2 transposed convolutions of
+stride 2 (or bilinear up-sampling with align_corners, which halves the widths below), each joined to the skip of its size
+as (skip, up) and put through a double convolution. A last 1x1 convolution gives one logit a class.
+
+Source: Ronneberger et al. 2015, with padded convolutions and batch norm.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tritonnet.autograd import Tensor
+from tritonnet.kernels.runtime import refuse
+from tritonnet.models.blocks import Concat, DoubleConv, fused_conv, join
+from tritonnet.models.segmenter import Segmenter
+from tritonnet.nn import Conv2d, ConvTranspose2d, IncompatibleKeys, MaxPool2d, Module, Sequential, Upsample
+from tritonnet.nn import functional as F
+
+__all__ = ["UNet"]
+
+
+class Down(Module):
+    """2x2 max pooling, then a double convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.maxpool_conv = Sequential(MaxPool2d(2), DoubleConv(in_channels, out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, H // 2, W // 2)."""
+        return self.maxpool_conv(x)  # type: ignore[no-any-return]
+
+
+class Up(Module):
+    """Twice the size, joined to the skip, then a double convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, bilinear: bool) -> None:
+        super().__init__()
+        half = in_channels // 2
+        self.up: Module
+        if bilinear:
+            self.up = Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        else:
+            self.up = ConvTranspose2d(in_channels, half, 2, stride=2)
+        self.concat = Concat()
+        self.conv = DoubleConv(in_channels, out_channels, half if bilinear else None)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(N, C, H // 2, W // 2) and (N, D, H, W) -> (N, out, H, W)."""
+        return self.conv(self.concat(skip, self.up(x)))  # type: ignore[no-any-return]
+
+
+class OutConv(Module):
+    """One logit a class: a 1x1 convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, H, W)."""
+        return self.conv(x)  # type: ignore[no-any-return]
+
+
+class UNet(Segmenter):
+    """U-Net: images (N, in_channels, H, W) -> logits (N, num_classes, H, W); H and W at least 2**depth, any above.
+
+    Args:
+        in_channels: channels of an image (3 for RGB).
+        num_classes: channels of the result. With 1, train with binary cross-entropy.
+        base_channels: width of the finest level; each level below has twice as many.
+        depth: number of poolings.
+        upsample: "transposed" (31,037,698 parameters at 3 channels, 2 classes) or "bilinear" (17,263,042).
+
+    Raises:
+        Refused: a number below 1, or another `upsample`.
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int, base_channels: int = 64, depth: int = 4, upsample: str = "transposed"
+    ) -> None:
+        if upsample not in ("transposed", "bilinear"):
+            refuse("UNet", f"upsample must be transposed or bilinear, got {upsample!r}")
+        super().__init__(
+            "unet", in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth,
+            upsample=upsample,
+        )  # fmt: skip
+        self.depth = depth
+        width = [base_channels * 2**i for i in range(depth + 1)]
+        bilinear = upsample == "bilinear"
+        part = 2 if bilinear else 1
+        self.inc = DoubleConv(in_channels, width[0])
+        for i in range(1, depth + 1):
+            self.add_module(f"down{i}", Down(width[i - 1], width[i] // (part if i == depth else 1)))
+        for i in range(1, depth + 1):
+            level = depth - i
+            self.add_module(f"up{i}", Up(width[level + 1], width[level] // (part if level else 1), bilinear))
+        self.outc = OutConv(width[0], num_classes)
+        self.built()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits; by the fused kernels unless a child was replaced."""
+        self.check(x, 2**self.depth)
+        downs = [getattr(self, f"down{i + 1}") for i in range(self.depth)]
+        ups = [getattr(self, f"up{i + 1}") for i in range(self.depth)]
+        if self.is_as_built():
+            return self._fused(x, downs, ups)
+        skips = [self.inc(x)]
+        for down in downs:
+            skips.append(down(skips[-1]))
+        x = skips.pop()
+        for up in ups:
+            x = up(x, skips.pop())
+        return self.outc(x)  # type: ignore[no-any-return]
+
+    def _fused(self, x: Tensor, downs: list[Any], ups: list[Any]) -> Tensor:
+        skips = []
+        block = self.inc
+        for down, up in zip(downs, reversed(ups), strict=True):
+            room = up.conv.double_conv[0].in_channels - block.double_conv[3].out_channels
+            skip, free = block.fused(x, room)
+            skips.append((skip, free))
+            pool, block = down.maxpool_conv
+            x = F.max_pool2d(skip, pool.kernel_size, pool.stride, pool.padding)
+        x, _ = block.fused(x)
+        for up in ups:
+            skip, free = skips.pop()
+            x, _ = up.conv.fused(join(skip, fused_conv(up.up, x, free)))
+        return self.outc(x)  # type: ignore[no-any-return]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+        """As Module's; the key `mask_values` that published files carry is left out."""
+        return super().load_state_dict({k: v for k, v in state_dict.items() if k != "mask_values"}, strict)

@@ -1,0 +1,28 @@
+"""Modules, layers, losses and initialisers with torch's names, arguments, defaults and results."""
+
+from tritonnet.autograd import Parameter
+from tritonnet.nn import functional, init
+from tritonnet.nn.container import ModuleList, Sequential
+from tritonnet.nn.layers import (
+    AvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    ConvTranspose2d,
+    Flatten,
+    Identity,
+    LogSoftmax,
+    MaxPool2d,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Tanh,
+    Upsample,
+)  # fmt: skip
+from tritonnet.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss
+from tritonnet.nn.module import IncompatibleKeys, Module, StateDictError
+
+__all__ = [
+    "AvgPool2d", "BCEWithLogitsLoss", "BatchNorm2d", "Conv2d", "ConvTranspose2d", "CrossEntropyLoss", "Flatten",
+    "Identity", "IncompatibleKeys", "LogSoftmax", "MaxPool2d", "Module", "ModuleList", "Parameter", "ReLU",
+    "Sequential", "Sigmoid", "Softmax", "StateDictError", "Tanh", "Upsample", "functional", "init",
+]  # fmt: skip

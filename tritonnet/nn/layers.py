@@ -1,0 +1,366 @@
+"""Layers: torch's names, arguments, defaults, initial values and parameter shapes over tritonnet's ops."""
+
+from typing import Any
+
+import torch
+
+from tritonnet.autograd import Parameter, Tensor, check_device, tensor
+from tritonnet.kernels import runtime
+from tritonnet.kernels.runtime import refuse
+from tritonnet.nn import functional as F
+from tritonnet.nn import init
+from tritonnet.nn.module import Module
+
+__all__ = [
+    "AvgPool2d", "BatchNorm2d", "Conv2d", "ConvTranspose2d", "Flatten", "Identity", "LogSoftmax", "MaxPool2d", "ReLU",
+    "Sigmoid", "Softmax", "Tanh", "Upsample",
+]  # fmt: skip
+
+Size = int | tuple[int, int]
+
+
+def only(op: str, **arguments: tuple[Any, Any]) -> None:
+    """Refuse each argument `name=(value, supported)` whose value is not the supported one, naming it."""
+    for name, (value, supported) in arguments.items():
+        if value != supported:
+            refuse(op, f"{name} must be {supported!r}, got {value!r}: nothing else is supported yet")
+
+
+def _own(op: str, device: Any, dtype: Any) -> None:
+    if device is not None:
+        check_device(device)
+    only(op, dtype=(dtype or torch.float32, torch.float32))
+
+
+def _pair(value: Size) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+class _Convolution(Module):
+    """What both convolutions share: arguments, parameters, torch's initial values."""
+
+    weight: Parameter
+    bias: Parameter | None
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size, padding: Size | str,
+        output_padding: Size, groups: int, bias: bool, dilation: Size, padding_mode: str, device: Any, dtype: Any,
+        transposed: bool,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        op = type(self).__name__
+        only(op, groups=(groups, 1), padding_mode=(padding_mode, "zeros"))
+        _own(op, device, dtype)
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if channels < 1:
+                refuse(op, f"{name} must be at least 1, got {channels}")
+        if isinstance(padding, str) and (transposed or padding not in ("same", "valid")):
+            refuse(op, f"padding must be a number, a pair{'' if transposed else ', same or valid'}, got {padding!r}")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride, self.dilation = _pair(kernel_size), _pair(stride), _pair(dilation)
+        self.padding = padding if isinstance(padding, str) else _pair(padding)
+        self.output_padding = _pair(output_padding)
+        first, last = (in_channels, out_channels) if transposed else (out_channels, in_channels)
+        self.weight = Parameter(runtime.empty((first, *self.kernel_size, last), torch.float32))
+        self.register_parameter("bias", Parameter(runtime.empty((out_channels,), torch.float32)) if bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new values as torch does: both uniform within 1/sqrt(fan_in)."""
+        init.kaiming_uniform_(self.weight, a=5**0.5)
+        if self.bias is not None:
+            bound = 1 / init.fan(self.weight, "fan_in") ** 0.5
+            init.uniform_(self.bias, -bound, bound)
+
+    def extra_repr(self) -> str:
+        """As torch's."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        for name, default in (("padding", (0, 0)), ("dilation", (1, 1)), ("output_padding", (0, 0))):
+            if getattr(self, name) != default:
+                text += f", {name}={getattr(self, name)}"
+        return text if self.bias is not None else text + ", bias=False"
+
+
+class Conv2d(_Convolution):
+    """2-D convolution, (N, in_channels, H, W) -> (N, out_channels, P, Q); weight (out_channels, in_channels, R, S).
+
+    Raises:
+        Refused: groups other than 1, padding_mode other than "zeros", or an impossible size.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1, padding: Size | str = 0,
+        dilation: Size = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros", device: Any = None,
+        dtype: Any = None,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, 0, groups, bias, dilation, padding_mode, device,
+            dtype, transposed=False,
+        )  # fmt: skip
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve `input`."""
+        return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
+
+
+class ConvTranspose2d(_Convolution):
+    """2-D transposed convolution, (N, in_channels, H, W) -> (N, out_channels, P, Q).
+
+    weight (in_channels, out_channels, R, S);
+    P = (H - 1) * stride - 2 * padding + dilation * (R - 1) + output_padding + 1.
+
+    Raises:
+        Refused: groups other than 1, padding_mode other than "zeros", or an impossible size.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1, padding: Size = 0,
+        output_padding: Size = 0, groups: int = 1, bias: bool = True, dilation: Size = 1, padding_mode: str = "zeros",
+        device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation,
+            padding_mode, device, dtype, transposed=True,
+        )  # fmt: skip
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve `input`, transposed."""
+        return F.conv_transpose2d(
+            input, self.weight, self.bias, self.stride, self.padding, self.output_padding, dilation=self.dilation
+        )
+
+
+class BatchNorm2d(Module):
+    """Batch normalisation of (N, C, H, W) by channel.
+
+    Training: by the batch's mean and biased variance, and running = (1 - momentum) * running + momentum * batch
+    (variance unbiased). Evaluation: by the running statistics.
+
+    Args:
+        num_features: C.
+        eps: added to the variance.
+        momentum: weight of the newest batch, 0 to 1; None weighs all batches equally.
+        affine: whether `weight` (ones) and `bias` (zeros) are trained.
+        track_running_stats: keep running statistics; without them evaluation uses the batch's too.
+
+    Raises:
+        Refused: num_features below 1.
+    """
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
+        track_running_stats: bool = True, device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        _own("BatchNorm2d", device, dtype)
+        if num_features < 1:
+            refuse("BatchNorm2d", f"num_features must be at least 1, got {num_features}")
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.affine, self.track_running_stats = affine, track_running_stats
+        for name, value in (("weight", 1), ("bias", 0)):
+            made = Parameter(_filled(num_features, value)) if affine else None
+            self.register_parameter(name, made)
+        for name, value in (("running_mean", 0), ("running_var", 1)):
+            self.register_buffer(name, Tensor(_filled(num_features, value)) if track_running_stats else None)
+        self.register_buffer("num_batches_tracked", tensor(0) if track_running_stats else None)
+
+    def reset_parameters(self) -> None:
+        """Back to weight 1, bias 0, and no batch seen."""
+        for name, value in (
+            ("weight", 1),
+            ("bias", 0),
+            ("running_mean", 0),
+            ("running_var", 1),
+            ("num_batches_tracked", 0),
+        ):
+            if getattr(self, name) is not None:
+                init.constant_(getattr(self, name), value)
+
+    def uses_batch(self) -> bool:
+        """Whether the batch's own statistics normalise it: in training, or where none are kept."""
+        return self.training or self.running_mean is None
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `F.batch_norm` and `F.batch_norm_relu` beside the input."""
+        return {
+            "running_mean": self.running_mean, "running_var": self.running_var, "weight": self.weight,
+            "bias": self.bias, "training": self.uses_batch(), "momentum": self.momentum, "eps": self.eps,
+            "num_batches_tracked": self.num_batches_tracked,
+        }  # fmt: skip
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise `input`."""
+        return F.batch_norm(input, **self.arguments())
+
+    def extra_repr(self) -> str:
+        """As torch's."""
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+
+def _filled(size: int, value: float) -> torch.Tensor:
+    return init.constant_(Tensor(runtime.empty((size,), torch.float32)), value).data
+
+
+class ReLU(Module):
+    """max(x, 0), element by element; NaN stays NaN."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        only("ReLU", inplace=(inplace, False))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply it."""
+        return F.relu(input)
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x)), element by element."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply it."""
+        return F.sigmoid(input)
+
+
+class Tanh(Module):
+    """tanh(x), element by element."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply it."""
+        return F.tanh(input)
+
+
+class Softmax(Module):
+    """exp(x) / sum of exp(x) over `dim`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply it."""
+        return F.softmax(input, self.dim)
+
+    def extra_repr(self) -> str:
+        """As torch's."""
+        return f"dim={self.dim}"
+
+
+class LogSoftmax(Softmax):
+    """log(softmax(x)) over `dim`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply it."""
+        return F.log_softmax(input, self.dim)
+
+
+class MaxPool2d(Module):
+    """The largest value of each window, (N, C, H, W) -> (N, C, P, Q). `stride` defaults to `kernel_size`.
+
+    Raises:
+        Refused: dilation other than 1, return_indices or ceil_mode other than False.
+    """
+
+    def __init__(
+        self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
+        return_indices: bool = False, ceil_mode: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        only(
+            "MaxPool2d", dilation=(_pair(dilation), (1, 1)), return_indices=(return_indices, False),
+            ceil_mode=(ceil_mode, False),
+        )  # fmt: skip
+        self.kernel_size, self.stride, self.padding = kernel_size, kernel_size if stride is None else stride, padding
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pool `input`."""
+        return F.max_pool2d(input, self.kernel_size, self.stride, self.padding)
+
+    def extra_repr(self) -> str:
+        """As torch's."""
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, dilation=1, ceil_mode=False"
+        )
+
+
+class AvgPool2d(Module):
+    """The mean of each window, (N, C, H, W) -> (N, C, P, Q). `stride` defaults to `kernel_size`.
+
+    Raises:
+        Refused: ceil_mode other than False, count_include_pad other than True, or a divisor_override.
+    """
+
+    def __init__(
+        self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False,
+        count_include_pad: bool = True, divisor_override: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        only(
+            "AvgPool2d", ceil_mode=(ceil_mode, False), count_include_pad=(count_include_pad, True),
+            divisor_override=(divisor_override, None),
+        )  # fmt: skip
+        self.kernel_size, self.stride, self.padding = kernel_size, kernel_size if stride is None else stride, padding
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pool `input`."""
+        return F.avg_pool2d(input, self.kernel_size, self.stride, self.padding)
+
+    def extra_repr(self) -> str:
+        """As torch's."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class Upsample(Module):
+    """Enlarge (N, C, H, W) to `size`, or by `scale_factor`, as `F.interpolate` does.
+
+    Raises:
+        Refused: mode other than "bilinear", or recompute_scale_factor.
+    """
+
+    def __init__(
+        self, size: Size | None = None, scale_factor: float | tuple[float, float] | None = None, mode: str = "nearest",
+        align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        only("Upsample", mode=(mode, "bilinear"), recompute_scale_factor=(recompute_scale_factor, None))
+        self.size, self.scale_factor, self.mode, self.align_corners = size, scale_factor, mode, align_corners
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Enlarge `input`."""
+        return F.interpolate(
+            input, size=self.size, scale_factor=self.scale_factor, mode=self.mode, align_corners=self.align_corners
+        )
+
+    def extra_repr(self) -> str:
+        """As torch's."""
+        given = f"scale_factor={self.scale_factor!r}" if self.scale_factor is not None else f"size={self.size!r}"
+        return f"{given}, mode={self.mode!r}"
+
+
+class Flatten(Module):
+    """Join the dimensions `start_dim` to `end_dim`, in torch's element order."""
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        super().__init__()
+        self.start_dim, self.end_dim = start_dim, end_dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Flatten `input`."""
+        return F.flatten(input, self.start_dim, self.end_dim)
+
+    def extra_repr(self) -> str:
+        """As torch's."""
+        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
+
+
+class Identity(Module):
+    """The input itself, whatever the arguments."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return `input`."""
+        return input

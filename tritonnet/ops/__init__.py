@@ -1,0 +1,1 @@
+"""One Function and one function per op: Tensors in, Tensors out."""

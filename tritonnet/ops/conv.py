@@ -1,0 +1,183 @@
+"""2-D convolution and transposed convolution. The formulas stand in `tritonnet.kernels.conv2d`."""
+
+from typing import Any
+
+import torch
+
+from tritonnet.autograd import Context, Function, Parameter, Tensor, storage_dtype, uses_tf32
+from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad, same_padding, transposed_size
+from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.sum import pixel_sum
+from tritonnet.ops.shape import to
+
+__all__ = ["conv2d", "conv2d_moments", "conv_transpose2d"]
+
+Buffer = torch.Tensor
+Size = int | tuple[int, int]
+
+
+class Conv2dFunction(Function):
+    @staticmethod
+    def forward(ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, **window: Any) -> Any:
+        ctx.window = {key: window[key] for key in ("stride", "dilation", "tf32")}
+        ctx.pad = window["padding"][0], window["padding"][2]
+        ctx.save(x, w)
+        y, moments = conv2d_fwd(x, w, bias, **window)
+        return (y, *moments) if moments is not None else (y, None) if window["statistics"] else y
+
+    @staticmethod
+    def backward(ctx: Context, dy: Buffer, *_: object) -> tuple[Buffer | None, ...]:
+        x, w = ctx.saved
+        size, kernel = (x.shape[1], x.shape[2]), (w.shape[1], w.shape[2])
+        dx = conv2d_dgrad(dy, w, input_size=size, pad=ctx.pad, **ctx.window) if ctx.needs[0] else None
+        dw = conv2d_wgrad(dy, x, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[1] else None
+        return dx, dw, pixel_sum(dy) if ctx.needs[2] else None
+
+
+class ConvTranspose2dFunction(Function):
+    @staticmethod
+    def forward(ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, *, size: Any, out: Any, **window: Any) -> Buffer:
+        ctx.window = window
+        ctx.save(x, w)
+        return conv2d_dgrad(x, w, bias, input_size=size, out=out, **window)
+
+    @staticmethod
+    def backward(ctx: Context, dy: Buffer) -> tuple[Buffer | None, ...]:
+        x, w = ctx.saved
+        (top, left), (sh, sw), (dh, dw_) = ctx.window["pad"], ctx.window["stride"], ctx.window["dilation"]
+        # what must lie below and to the right of dy for the convolution to give exactly x's size
+        bottom = (x.shape[1] - 1) * sh + dh * (w.shape[1] - 1) + 1 - dy.shape[1] - top
+        right = (x.shape[2] - 1) * sw + dw_ * (w.shape[2] - 1) + 1 - dy.shape[2] - left
+        window = {key: ctx.window[key] for key in ("stride", "dilation", "tf32")}
+        dx = conv2d_fwd(dy, w, padding=(top, bottom, left, right), **window)[0] if ctx.needs[0] else None
+        dw = conv2d_wgrad(x, dy, kernel_size=(w.shape[1], w.shape[2]), **ctx.window) if ctx.needs[1] else None
+        return dx, dw, pixel_sum(dy) if ctx.needs[2] else None
+
+
+def _pair(op: str, name: str, value: Any, least: int) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, tuple | list) else ()
+    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+        refuse(op, f"{name} must be an int or a pair of ints, at least {least}, got {value!r}")
+    return pair[0], pair[1]
+
+
+def _computed(op: str, input: Tensor, weight: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Check the operands, and convert them to the dtype convolutions compute in."""
+    if groups != 1:
+        refuse(op, f"groups must be 1 (others are not there yet), got {groups}")
+    for name, t in (("input", input), ("weight", weight)):
+        if not isinstance(t, Tensor):
+            refuse(op, f"{name} must be a tritonnet Tensor, got {type(t).__name__}; tn.from_torch(...) makes one")
+        if t.ndim != 4:
+            refuse(op, f"{name} must have 4 dimensions, got shape {t.shape}")
+        if not t.dtype.is_floating_point:
+            refuse(op, f"{name} must be floating point, got {t.dtype}; use .to(torch.float32)")
+    dtype = storage_dtype()
+    x = input if input.dtype == dtype else to(input, dtype)
+    if isinstance(weight, Parameter):
+        return x, weight.in_dtype(dtype)
+    return x, weight if weight.dtype == dtype else to(weight, dtype)
+
+
+def _padding(op: str, padding: Any, weight: Tensor, stride: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int, int, int]:
+    if padding == "valid":
+        return 0, 0, 0, 0
+    if padding == "same":
+        if stride != (1, 1):
+            refuse(op, f"padding='same' needs stride 1, got stride {stride}")
+        top, bottom = same_padding(weight.shape[2], dilation[0])
+        left, right = same_padding(weight.shape[3], dilation[1])
+        return top, bottom, left, right
+    if isinstance(padding, str):
+        refuse(op, f"padding must be an int, a pair of ints, 'same' or 'valid', got {padding!r}")
+    h, w = _pair(op, "padding", padding, 0)
+    return h, h, w, w
+
+
+def _convolve(
+    op: str, input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int, **more: Any
+) -> Any:
+    x, w = _computed(op, input, weight, groups)
+    steps, spread = _pair(op, "stride", stride, 1), _pair(op, "dilation", dilation, 1)
+    pads = _padding(op, padding, weight, steps, spread)
+    return Conv2dFunction.apply(x, w, bias, stride=steps, padding=pads, dilation=spread, tf32=uses_tf32(), **more)
+
+
+def conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Size = 1, padding: Size | str = 0, dilation: Size = 1,
+    groups: int = 1, *, out: Buffer | None = None,
+) -> Tensor:  # fmt: skip
+    """Convolve `input` with `weight`, as `torch.nn.functional.conv2d`.
+
+    Args:
+        input: (N, C, H, W).
+        weight: (K, C, R, S).
+        bias: (K,) or None.
+        stride, dilation: pixels, at least 1; one number or (vertical, horizontal).
+        padding: zeros on each side, pixels, at least 0; or 'same' (stride 1 only) or 'valid'.
+        groups: must be 1.
+        out: a buffer (N, P, Q, K) to write into, such as one half of `ops.cat.wide`.
+
+    Returns:
+        (N, K, P, Q), in the dtype of the precision in force.
+
+    Raises:
+        Refused: shapes, dtypes or devices that do not go together.
+    """
+    return _convolve(  # type: ignore[no-any-return]
+        "conv2d", input, weight, bias, stride, padding, dilation, groups, out=out, statistics=False
+    )
+
+
+def conv2d_moments(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Size = 1, padding: Size | str = 0, dilation: Size = 1,
+    groups: int = 1,
+) -> tuple[Tensor, tuple[Buffer, Buffer, Buffer] | None]:  # fmt: skip
+    """`conv2d`, and what batch norm needs of the result: each tile's (count, mean, M2), or None where no kernel gives them.
+
+    Hand the second value to `batch_norm` or `batch_norm_relu` as `moments`; it saves a pass over the image.
+    """
+    y, *moments = _convolve(
+        "conv2d", input, weight, bias, stride, padding, dilation, groups, out=None, statistics=True
+    )
+    return y, None if moments[0] is None else tuple(m.data for m in moments)
+
+
+def conv_transpose2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Size = 1, padding: Size = 0, output_padding: Size = 0,
+    groups: int = 1, dilation: Size = 1, *, out: Buffer | None = None,
+) -> Tensor:  # fmt: skip
+    """The transposed convolution of `input` with `weight`, as `torch.nn.functional.conv_transpose2d`.
+
+    Args:
+        input: (N, C_in, P, Q).
+        weight: (C_in, C_out, R, S).
+        bias: (C_out,) or None.
+        stride, dilation: pixels, at least 1.
+        padding: pixels taken off each side, at least 0.
+        output_padding: pixels added below and to the right; less than stride or dilation.
+        groups: must be 1.
+        out: a buffer (N, H, W, C_out) to write into.
+
+    Returns:
+        (N, C_out, H, W) with H = (P - 1) * stride - 2 * padding + dilation * (R - 1) + output_padding + 1.
+
+    Raises:
+        Refused: shapes, dtypes or devices that do not go together.
+    """
+    op = "conv_transpose2d"
+    x, w = _computed(op, input, weight, groups)
+    steps, spread = _pair(op, "stride", stride, 1), _pair(op, "dilation", dilation, 1)
+    pad, more = _pair(op, "padding", padding, 0), _pair(op, "output_padding", output_padding, 0)
+    if any(m >= max(s, d) for m, s, d in zip(more, steps, spread, strict=True)):
+        refuse(op, f"output_padding must be less than stride or dilation, got {more} with {steps} and {spread}")
+    if x.shape[1] != weight.shape[0]:
+        refuse(op, f"input must have the weight's {weight.shape[0]} channels, got {x.shape[1]}")
+    size = tuple(
+        transposed_size(x.shape[2 + i], weight.shape[2 + i], steps[i], pad[i], more[i], spread[i]) for i in range(2)
+    )
+    if min(size) < 1:
+        refuse(op, f"the output must have at least one pixel, got {size[0]}x{size[1]}; lower padding")
+    return ConvTranspose2dFunction.apply(  # type: ignore[no-any-return]
+        x, w, bias, size=size, out=out, stride=steps, pad=pad, dilation=spread, tf32=uses_tf32()
+    )

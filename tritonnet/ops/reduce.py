@@ -1,0 +1,71 @@
+"""Sum and mean over any dimensions."""
+
+from collections.abc import Sequence
+
+import torch
+
+from tritonnet.autograd import Context, Function, Tensor
+from tritonnet.kernels.mul import expand
+from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.sum import sum_fwd
+from tritonnet.ops.shape import buffer_dim, reshape
+
+__all__ = ["SumFunction", "mean", "sum"]
+
+Buffer = torch.Tensor
+
+
+class SumFunction(Function):
+    """scale * the sum over the buffer's dimensions `dims`, which stay with size 1."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Buffer, *, dims: Sequence[int], scale: float = 1.0) -> Buffer:
+        ctx.shape, ctx.dtype, ctx.scale = tuple(x.shape), x.dtype, scale
+        return sum_fwd(x, dims, scale)
+
+    @staticmethod
+    def backward(ctx: Context, dy: Buffer) -> Buffer:
+        return expand(dy, ctx.shape, ctx.dtype, ctx.scale)
+
+
+def _reduce(op: str, input: Tensor, dim: int | Sequence[int] | None, keepdim: bool, mean: bool) -> Tensor:
+    rank = len(input.shape)
+    asked = [dim] if isinstance(dim, int) else list(range(rank)) if dim is None or not len(dim) else list(dim)
+    for d in asked:
+        if not isinstance(d, int) or not -max(rank, 1) <= d < max(rank, 1):
+            refuse(op, f"dim must be from {-rank} to {rank - 1}, got {d}")
+    dims = {d % rank for d in asked if rank}
+    if rank and len(dims) != len(asked):
+        refuse(op, f"dim must name each dimension once, got {tuple(asked)}")
+    terms = 1
+    for d in dims:
+        terms *= input.shape[d]
+    scale = 1.0 if not mean else 1 / terms if terms else float("nan")
+    y: Tensor = SumFunction.apply(input, dims=[buffer_dim(d, rank) for d in dims], scale=scale)
+    return y if keepdim else reshape(y, tuple(size for d, size in enumerate(input.shape) if d not in dims))
+
+
+def sum(input: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False, *, dtype: None = None) -> Tensor:
+    """The sum over `dim`, as `torch.sum`; accumulated in float32 (integers: int64).
+
+    Args:
+        input: any shape and dtype but float64.
+        dim: a dimension, several, or None for all; in torch's order (0..3 are N, C, H, W).
+        keepdim: whether the summed dimensions stay with size 1.
+        dtype: must be None.
+
+    Raises:
+        Refused: a dimension that is not there or is named twice, a dtype.
+    """
+    if dtype is not None:
+        refuse("sum", f"dtype must be None, got {dtype}; use .to(dtype)")
+    return _reduce("sum", input, dim, keepdim, mean=False)
+
+
+def mean(input: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False, *, dtype: None = None) -> Tensor:
+    """The mean over `dim`, as `torch.mean`; NaN over nothing. Arguments as for `sum`, but floats only."""
+    if dtype is not None:
+        refuse("mean", f"dtype must be None, got {dtype}; use .to(dtype)")
+    if not input.dtype.is_floating_point:
+        refuse("mean", f"input must be a floating-point tensor, got {input.dtype}")
+    return _reduce("mean", input, dim, keepdim, mean=True)

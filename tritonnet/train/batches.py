@@ -1,0 +1,39 @@
+"""From arrays on the host to the network's input and targets on the device."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from tritonnet.autograd import Tensor, storage_dtype
+from tritonnet.kernels import runtime
+from tritonnet.kernels.convert import image_input
+
+__all__ = ["Normalizer", "to_device"]
+
+
+def to_device(array: np.ndarray) -> torch.Tensor:
+    """A buffer on the device with the array's values; on a GPU the copy runs beside the kernels, from pinned memory."""
+    host = torch.from_numpy(np.ascontiguousarray(array))
+    if runtime.device().type == "cpu":
+        return host
+    pinned = torch.empty(host.shape, dtype=host.dtype, pin_memory=True).copy_(host)
+    return torch.empty(host.shape, dtype=host.dtype, device=runtime.device()).copy_(pinned, non_blocking=True)
+
+
+class Normalizer:
+    """Makes the network's input of images: (image * scale - mean) / std, by our kernel, in the precision in force.
+
+    Args:
+        mean, std: one number a channel, of scaled images.
+        scale: 1/255 for 8-bit images, 1/65535 for 16-bit ones.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], scale: float) -> None:
+        self.mean, self.std, self.scale = tuple(mean), tuple(std), scale
+        self._mean = to_device(np.array(mean, np.float32))
+        self._rstd = to_device((1.0 / np.array(std, np.float64)).astype(np.float32))
+
+    def __call__(self, images: torch.Tensor) -> Tensor:
+        """From an (N, H, W, C) uint8 or int32 buffer to an (N, C, H, W) Tensor."""
+        return Tensor(image_input(images, self._mean, self._rstd, self.scale, storage_dtype()))

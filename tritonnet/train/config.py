@@ -1,0 +1,140 @@
+"""What a training run is: one dataclass, kept as `config.toml` in the run folder."""
+
+import json
+import tomllib
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tritonnet.kernels.runtime import INTERPRET, refuse
+
+__all__ = ["Config"]
+
+CHOICES = {
+    "model": ("unet", "poster"),
+    "upsample": ("transposed", "bilinear"),
+    "head": ("softmax", "sigmoid"),
+    "optimizer": ("adam", "adamw", "sgd"),
+    "schedule": ("cosine", "constant"),
+    "precision": ("fp32", "tf32", "bf16", "fp16"),
+}
+LEAST = {
+    "base_channels": 1, "size": 1, "batch_size": 1, "epochs": 1, "cells": 2, "weight_decay": 0.0, "max_seconds": 0.0,
+    "checkpoint_seconds": 0.0, "seed": 0,
+}  # fmt: skip
+HELP = {
+    "data": "folder with images/ and masks/ (or the Oxford-IIIT Pet layout); empty: made cells",
+    "out": "run folder; empty: the next free runs/001, runs/002, ...",
+    "model": "unet, or the poster's small network",
+    "base_channels": "channels of the U-Net's first level (its deepest has 16 times as many)",
+    "upsample": "how the U-Net goes up: transposed convolution, or bilinear",
+    "head": "softmax: a channel a class, cross-entropy; sigmoid: one channel for two classes, binary cross-entropy",
+    "size": "images are resized to size x size pixels",
+    "batch_size": "images a step",
+    "epochs": "passes over the training images",
+    "lr": "learning rate at the start",
+    "optimizer": "adam, adamw, or sgd with momentum",
+    "momentum": "of sgd",
+    "weight_decay": "of every optimizer",
+    "schedule": "cosine (the learning rate falls to 0 at the end) or constant",
+    "flips": "mirror training images at random",
+    "precision": "fp32, tf32, bf16 or fp16",
+    "seed": "two runs with one seed, one configuration and one kind of GPU give identical weights",
+    "val": "which images validate: every:5, a fraction such as 0.2, a split file; auto: the data's own, else every:5",
+    "cells": "how many images are made when no data is given",
+    "max_seconds": "stop this long after the first step; 0: never. The learning rate then follows the clock",
+    "checkpoint_seconds": "save best.h5 and last.h5 at an epoch's end at most this often",
+}  # what each field means; written into config.toml and shown by --help
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run; `HELP` says what each field means. `Config.for_machine` chooses what fits GPU or interpreter.
+
+    Raises:
+        Refused: a value outside its choices or range.
+    """
+
+    data: str = ""
+    out: str = ""
+    model: str = "unet"
+    base_channels: int = 64
+    upsample: str = "transposed"
+    head: str = "softmax"
+    size: int = 256
+    batch_size: int = 16
+    epochs: int = 60
+    lr: float = 1e-3
+    optimizer: str = "adam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    flips: bool = True
+    precision: str = "fp32"
+    seed: int = 0
+    val: str = "auto"
+    cells: int = 500
+    max_seconds: float = 0.0
+    checkpoint_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is float and type(value) is int:
+                object.__setattr__(self, field.name, float(value))
+            elif type(value) is not field.type:
+                refuse("config", f"{field.name} must be {field.type.__name__}, got {value!r}")  # type: ignore[union-attr]
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                refuse("config", f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        for name, least in LEAST.items():
+            if not getattr(self, name) >= least:
+                refuse("config", f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 < self.lr < float("inf"):
+            refuse("config", f"lr must be above 0 and finite, got {self.lr}")
+        if not 0 <= self.momentum < 1:
+            refuse("config", f"momentum must be from 0 to below 1, got {self.momentum}")
+
+    @classmethod
+    def for_machine(cls, **chosen: Any) -> "Config":
+        """The defaults for this machine, changed by what was chosen (None counts as not chosen).
+
+        On a GPU: the U-Net at 256 x 256 in bf16 (fp32 where the GPU lacks it). On the interpreter, which is some 10,000
+        times slower: the poster's network at 32 x 32 in fp32, 3 epochs.
+        """
+        if INTERPRET:
+            machine = cls(model="poster", size=32, batch_size=8, epochs=3, precision="fp32", cells=200)
+        else:
+            machine = cls(precision="bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32")
+        return replace(machine, **{name: value for name, value in chosen.items() if value is not None})
+
+    def save(self, path: Path) -> None:
+        """Write every field as TOML, each with its meaning as a comment."""
+        lines = ["# A training run of tritonnet. Go on with it, when it was stopped: tritonnet train --resume RUN"]
+        for name, value in asdict(self).items():
+            lines += [
+                "",
+                f"# {HELP[name]}",
+                f"{name} = {json.dumps(value, ensure_ascii=False)}",
+            ]  # TOML writes these types as JSON does
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Config":
+        """Read what `save` wrote.
+
+        Raises:
+            Refused: no such file, no TOML, a name that is no field, or a value out of range.
+        """
+        try:
+            found = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            refuse("config", f"{path} must be the config.toml of a run folder, found none")
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            refuse("config", f"{path} must be TOML: {error}")
+        unknown = sorted(set(found) - {field.name for field in fields(cls)})
+        if unknown:
+            refuse("config", f"{path} must hold only known names, got {', '.join(unknown)}")
+        return cls(**found)

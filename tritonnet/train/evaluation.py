@@ -1,0 +1,95 @@
+"""Scores of a network on a set of images: the mean loss, and metrics from one confusion matrix summed on the device."""
+
+from pathlib import Path
+
+import torch
+
+from tritonnet.autograd import Tensor, precision
+from tritonnet.data import IGNORE, Cells, DataError, Dataset, Loader, open_dataset
+from tritonnet.kernels import runtime
+from tritonnet.models import Segmenter
+from tritonnet.train.batches import Normalizer, to_device
+from tritonnet.train.config import Config
+from tritonnet.train.metrics import Metrics
+from tritonnet.train.objective import Objective
+from tritonnet.train.trained import Trained
+
+__all__ = ["evaluate", "open_data", "score"]
+
+
+def open_data(config: Config, model: Trained | None = None) -> Dataset:
+    """The images of a configuration, or made cells where it names none; seen as `model` saw its own, if one is given.
+
+    Raises:
+        DataError: what is wrong with the files.
+    """
+    val = None if config.val == "auto" else config.val
+    if not config.data:
+        return Cells(config.cells, config.size, config.seed, val=val or "every:5")
+    if model is None:
+        return open_dataset(config.data, config.size, val=val)
+    return open_dataset(config.data, config.size, val=val, channels=model.channels, mapping=model.mapping)
+
+
+def score(network: Segmenter, normalizer: Normalizer, loader: Loader, objective: Objective) -> tuple[float, Metrics]:
+    """The mean loss an image and the pooled metrics, in evaluation mode and in the precision in force.
+
+    Args:
+        network: gives the logits that `objective` wants.
+        normalizer: makes its input.
+        loader: the images, unshuffled, without flips.
+        objective: the loss and the matrix.
+
+    Raises:
+        Fault: a mask value outside the classes, or a loss that is not finite.
+    """
+    matrix, total, images = objective.matrix(), Tensor(runtime.zeros((), torch.float32)), 0
+    with network.evaluating():
+        for batch in loader.epoch(0):
+            if batch.masks.min() == IGNORE:  # no pixel counts, and a mean over nothing is NaN
+                continue
+            labels = Tensor(to_device(batch.masks))
+            logits = network(normalizer(to_device(batch.images)))
+            total = total + objective.loss(logits, labels) * len(batch.images)
+            objective.count(logits, labels, matrix)
+            images += len(batch.images)
+    return total.item() / max(images, 1), Metrics.from_matrix(matrix.numpy().tolist())
+
+
+def evaluate(
+    model: Trained | str | Path, data: str = "", *, split: str = "val", val: str = "", batch_size: int = 16
+) -> tuple[Dataset, Metrics]:
+    """Score a trained network on a split of some images, resized to the size it was trained at.
+
+    Args:
+        model: a model file, or what `Trained.load` made of one.
+        data: a folder as for training; empty: the data it was trained on.
+        split: "val", "train", "test" where the data has one, or "all".
+        val: which images validate, as for training; empty: as in the model's own run.
+        batch_size: images at a time.
+
+    Returns:
+        The images and their pooled metrics.
+
+    Raises:
+        DataError, ModelFileError: what is wrong with the files.
+    """
+    trained = model if isinstance(model, Trained) else Trained.load(model)
+    run = trained.card["run"]
+    config = Config(
+        data=data or run["data"], val=val or run["val"], size=trained.size, cells=run["cells"], seed=run["seed"]
+    )
+    dataset = open_data(config, trained)
+    if dataset.num_classes > len(trained.class_names):
+        raise DataError(
+            f"{config.data}: the model knows {len(trained.class_names)} classes, the masks hold {dataset.num_classes}; "
+            "train on this data, or mend the masks"
+        )
+    splits = {**dataset.splits, "all": tuple(range(len(dataset)))}
+    if not splits.get(split):
+        raise DataError(f"split must be one of {', '.join(name for name in splits if splits[name])}, got {split!r}")
+    normalizer = Normalizer(trained.card["mean"], trained.card["std"], dataset.scale)
+    with precision(trained.precision):
+        loader = Loader(dataset, splits[split], batch_size, shuffle=False)
+        _, metrics = score(trained.network, normalizer, loader, Objective(trained.outputs))
+    return dataset, metrics

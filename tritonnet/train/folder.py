@@ -1,0 +1,91 @@
+"""The run folder: config.toml, metrics.csv, curves.png, samples/, best.h5, last.h5."""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from tritonnet.data import DataError
+from tritonnet.io import write_atomically
+
+__all__ = ["COLUMNS", "Row", "RunFolder", "better", "rounded"]
+
+COLUMNS = (
+    "epoch", "train_loss", "val_loss", "iou", "dice", "pixel_accuracy", "learning_rate", "images_per_second", "seconds",
+)  # fmt: skip
+Row = dict[str, float]
+
+
+def rounded(value: float) -> float:
+    """A number as metrics.csv keeps it (6 digits), so that a resumed run compares what an unstopped one does."""
+    return float(f"{value:.6g}")
+
+
+def better(row: Row, best: Row | None) -> bool:
+    """Whether an epoch's IoU is above the best so far; the earlier wins a tie, a number beats NaN."""
+    if best is None:
+        return True
+    return row["iou"] > best["iou"] or (math.isnan(best["iou"]) and not math.isnan(row["iou"]))
+
+
+class RunFolder:
+    """Paths and tables of one run.
+
+    Args:
+        path: the folder; empty: the next free of runs/001, runs/002, ...
+        fresh: make it; otherwise it must be there.
+        replacing: take the place of an earlier run in it.
+
+    Raises:
+        DataError: a fresh folder that holds a run already, or none where one must be.
+    """
+
+    def __init__(self, path: str | Path, *, fresh: bool, replacing: bool = False) -> None:
+        if not str(path):
+            numbers = (Path("runs") / f"{number:03d}" for number in range(1, 100000))
+            path = next(folder for folder in numbers if not folder.exists())
+        self.path = Path(path)
+        self.config, self.metrics, self.curves = (
+            self.path / name for name in ("config.toml", "metrics.csv", "curves.png")
+        )
+        self.samples, self.best, self.last = (self.path / name for name in ("samples", "best.h5", "last.h5"))
+        if not fresh:
+            if not self.last.is_file():
+                raise DataError(f"{self.path}: must be a run folder with last.h5 to go on from; found none")
+            return
+        if replacing and self.config.is_file():
+            for file in (self.metrics, self.curves, self.best, self.last, *self.samples.glob("*.png")):
+                file.unlink(missing_ok=True)
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise DataError(
+                f"{self.path}: must be a new or empty folder; choose another --out, or go on with --resume {self.path}"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def write_metrics(self, history: Sequence[Row]) -> None:
+        """Write the whole table anew, so that it never holds half a line."""
+
+        def write(path: Path) -> None:
+            with path.open("w", newline="", encoding="utf-8") as file:
+                table = csv.writer(file)
+                table.writerow(COLUMNS)
+                table.writerows([int(row["epoch"]), *(f"{row[name]:.6g}" for name in COLUMNS[1:])] for row in history)
+
+        write_atomically(self.metrics, write)
+
+    def read_metrics(self, epochs: int) -> list[Row]:
+        """The first `epochs` rows.
+
+        Raises:
+            DataError: the table is missing, damaged, or shorter.
+        """
+        try:
+            with self.metrics.open(newline="", encoding="utf-8") as file:
+                rows = [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.metrics}: must be the table of this run; {type(error).__name__}: {error}"
+            ) from error
+        if len(rows) < epochs:
+            raise DataError(f"{self.metrics}: must hold the {epochs} epochs that last.h5 has seen, got {len(rows)}")
+        return rows[:epochs]

@@ -1,0 +1,75 @@
+"""Pictures people look at: palette masks, overlays, samples side by side, curves."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+__all__ = ["draw_curves", "overlay", "save_mask", "side_by_side"]
+
+IGNORED = (128, 128, 128)
+SIDE = 256  # a sample's pictures are at least this wide
+
+
+def save_mask(path: Path, mask: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
+    """Write an (H, W) array of class ids (255: not classified) as a PNG of the ids with a palette."""
+    colours = np.zeros((256, 3), np.uint8)
+    colours[255] = IGNORED
+    colours[: len(palette)] = palette
+    picture = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
+    picture.putpalette(colours.tobytes())
+    picture.save(path)
+
+
+def _coloured(mask: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
+    colours = np.full((256, 3), IGNORED, np.uint8)
+    colours[: len(palette)] = palette
+    coloured: np.ndarray = colours[mask]
+    return coloured
+
+
+def overlay(
+    image: np.ndarray, mask: np.ndarray, palette: Sequence[Sequence[int]], strength: float = 0.45
+) -> Image.Image:
+    """The (H, W, 3) uint8 image with every class but 0 tinted in its colour; `strength` from 0 to 1."""
+    tinted = image * (1.0 - strength) + _coloured(mask, palette) * strength
+    return Image.fromarray(np.where((mask > 0)[..., None], tinted, image).astype(np.uint8))
+
+
+def side_by_side(
+    image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, palette: Sequence[Sequence[int]], score: str
+) -> Image.Image:
+    """Image, truth and prediction in a row with their titles; `score` is printed beside the prediction's."""
+    height, width = image.shape[:2]
+    zoom = max(1, -(-SIDE // width))
+    wide, high, title = width * zoom, height * zoom, 18
+    sheet = Image.new("RGB", (3 * wide + 16, high + title), "white")
+    draw = ImageDraw.Draw(sheet)
+    pictures = (image, _coloured(truth, palette), _coloured(prediction, palette))
+    for column, (name, pixels) in enumerate(zip(("image", "truth", f"prediction  {score}"), pictures, strict=True)):
+        draw.text((column * (wide + 8) + 4, 3), name, fill="black")
+        shown = Image.fromarray(pixels).resize((wide, high), Image.Resampling.NEAREST)
+        sheet.paste(shown, (column * (wide + 8), title))
+    return sheet
+
+
+def draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Losses and scores over the epochs of metrics.csv as one PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only needed here
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, scores = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    for axes, names in ((losses, ("train_loss", "val_loss")), (scores, ("iou", "dice", "pixel_accuracy"))):
+        for name in names:
+            axes.plot(epochs, [row[name] for row in history], marker="." if len(epochs) < 40 else "", label=name)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    losses.set_title("loss")
+    scores.set_title("validation")
+    scores.set_ylim(0, 1)
+    figure.savefig(path, dpi=100)

@@ -1,0 +1,107 @@
+"""A network together with what it needs to see an image as it did in training: what `best.h5` and `last.h5` hold."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tritonnet import io, models
+from tritonnet.data import MaskMapping
+from tritonnet.io import ModelFileError
+from tritonnet.kernels.runtime import INTERPRET
+from tritonnet.train.batches import Normalizer
+
+__all__ = ["Trained"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network and its card.
+
+    The card is a JSON-able dictionary: `model` (the network's arguments), `data` (size, channels, scale, class names,
+    palette, mask mapping), `mean`, `std` (of the training images, scaled), `precision`, and `run` (its configuration).
+    """
+
+    network: models.Segmenter
+    card: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Trained":
+        """Read a model file that `train` wrote.
+
+        Raises:
+            ModelFileError: no such file, no model file, or one without the network or the data's description.
+        """
+        file = io.load_model(path, training=False)
+        missing = [key for key in ("model", "data", "mean", "std", "precision", "run") if key not in file.config]
+        if missing:
+            raise ModelFileError(
+                f"{path}: the configuration must hold {', '.join(missing)}; was it written by `tritonnet train`?"
+            )
+        try:
+            network = models.build(file.config["model"])
+            network.load_state_dict(file.model)
+            network.set_normalization(file.config["mean"], file.config["std"])
+        except (ValueError, RuntimeError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise ModelFileError(f"{path}: the weights must fit the network of the configuration: {reason}") from error
+        network.eval()
+        return cls(network, file.config)
+
+    @property
+    def size(self) -> int:
+        """Images are resized to size x size pixels."""
+        return int(self.card["data"]["size"])
+
+    @property
+    def channels(self) -> int:
+        """Channels of an input image."""
+        return int(self.card["data"]["channels"])
+
+    @property
+    def wide(self) -> bool:
+        """Whether images have 16 bits a channel."""
+        return bool(self.card["data"]["wide"])
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's head: one a class, or a single one for two classes."""
+        return self.network.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """A name a class."""
+        return tuple(self.card["data"]["class_names"])
+
+    @property
+    def palette(self) -> list[tuple[int, int, int]]:
+        """A colour a class."""
+        return [(r, g, b) for r, g, b in self.card["data"]["palette"]]
+
+    @property
+    def mapping(self) -> MaskMapping:
+        """How mask values became classes."""
+        return MaskMapping.from_json(self.card["data"]["mask_mapping"])
+
+    @property
+    def precision(self) -> str:
+        """What to compute in: as in training, but fp32 on the interpreter, which knows no other."""
+        return "fp32" if INTERPRET else str(self.card["precision"])
+
+    def normalizer(self) -> Normalizer:
+        """Makes the network's input of images."""
+        return Normalizer(self.card["mean"], self.card["std"], float(self.card["data"]["scale"]))
+
+    def save(
+        self,
+        path: Path,
+        *,
+        state: Mapping[str, Any] | None = None,
+        optimizer: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+        progress: dict[str, Any] | None = None,
+    ) -> None:
+        """Write the model file atomically; `state` (name -> Tensor) in place of the present weights."""
+        weights = {name: tensor.numpy() for name, tensor in (state or self.network.state_dict()).items()}
+        io.save_model(path, self.card, weights, optimizer, progress)
