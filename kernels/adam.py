@@ -4,10 +4,11 @@
     m = m + (1 - beta1) * (g - m)                           v = beta2 * v + (1 - beta2) * g**2
     w = w - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps)
 
-Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2; in the order of operations of PyTorch. t counts a parameter's steps.
-While the error flag is up nothing changes, the counts included. So t lives on the device: a first, tiny launch counts, and works out what depends
-on t in float64 (1 - 0.999 in float32 would be off by 1e-5); the second updates, and writes the 16-bit copy of w in the same pass.
-Deterministic. Cost: memory-bound; reads dw w m v, writes w m v and the copy: 30 bytes a parameter with one.
+Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2; in the order of operations of PyTorch. t counts a
+parameter's steps. While the error flag is up nothing changes, the counts included. So t lives on the device: a first,
+tiny launch counts, and works out what depends on t in float64 (1 - 0.999 in float32 would be off by 1e-5); the second
+updates, and writes the 16-bit copy of w in the same pass. Deterministic. Cost: memory-bound; reads dw w m v, writes w m
+v and the copy: 30 bytes a parameter with one.
 """
 
 from collections.abc import Sequence
@@ -126,7 +127,10 @@ def adam_step(
 
     Args:
         tables: the optimizer's, kept from step to step.
-        params, grads, exp_avgs, exp_avg_sqs: float32, contiguous, the i-th of each of one shape.
+        params: float32, contiguous.
+        grads: of params, the same shapes.
+        exp_avgs: running averages of grads, the same shapes.
+        exp_avg_sqs: running averages of their squares, the same shapes.
         steps: float32, one element each: how many steps parameter i has made.
         lows: 16-bit copies of params to refresh, or None.
         lr: float32, one element on the device, not negative.
@@ -145,10 +149,10 @@ def adam_step(
     flag = fault.flag()
     launch(
         _adam_count_kernel, (cdiv(table.tensors, 256),), table.addresses, lr, flag, factors, table.tensors,
-        BETA1=betas[0], BETA2=betas[1], DECAY=weight_decay, BLOCK=256,
+        BETA1=float(betas[0]), BETA2=float(betas[1]), DECAY=float(weight_decay), BLOCK=256,
     )  # fmt: skip
     launch(
         _adam_step_kernel, (table.blocks.shape[0],), table.addresses, table.blocks, factors, flag,
-        table.tensors, weight_decay, 1.0 - betas[0], betas[1], 1.0 - betas[1], eps,
+        table.tensors, float(weight_decay), 1.0 - betas[0], float(betas[1]), 1.0 - betas[1], float(eps),
         DECOUPLED=decoupled, LOW=LOW[low_dtype("adam", lows)], ALIGNED=table.aligned, BLOCK=BLOCK,
     )  # fmt: skip

@@ -2,8 +2,8 @@
 
     y[i] = a[i] + alpha * b[i]        (b left out: a[i] + alpha)
 
-Shapes broadcast as torch's, in torch's order of dimensions (see `pointwise.broadcast`). Computed in float32, rounded once.
-Deterministic. Memory-bound: reads a and b once, writes y once. From the definition.
+Shapes broadcast as torch's, in torch's order of dimensions (see `pointwise.broadcast`). Computed in float32, rounded
+once. Deterministic. Memory-bound: reads a and b once, writes y once. From the definition.
 """
 
 import torch

@@ -21,7 +21,9 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.batch_norm_stats import (
+    APPLY,
     OP,
+    REDUCE,
     Running,
     batch_norm_merge,
     batch_norm_stats,
@@ -32,7 +34,8 @@ from tritonnet.kernels.batch_norm_stats import (
 from tritonnet.kernels.runtime import cdiv, empty, launch, next_power_of_2, pitch, refuse
 
 __all__ = [
-    "Running", "batch_norm_bwd", "batch_norm_fwd", "batch_norm_merge", "batch_norm_stats", "coefficients", "merge_sums",
+    "Running", "batch_norm_bwd", "batch_norm_fwd", "batch_norm_merge", "batch_norm_stats", "coefficients", "feedback",
+    "merge_sums",
 ]  # fmt: skip
 
 
@@ -51,21 +54,33 @@ def coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps):
 
 
 @triton.jit
+def feedback(dw_ptr, db_ptr, rstd, c, C, pixels, TRAINING: tl.constexpr):
+    """(db / M, rstd * dw / M) of channels c, each [1, C]: how the gradient returns through the batch's statistics."""
+    shift = tl.zeros_like(rstd)
+    slope = tl.zeros_like(rstd)
+    if TRAINING:
+        shift = tl.load(db_ptr + c, mask=c < C, other=0.0)[None, :] / pixels
+        slope = tl.load(dw_ptr + c, mask=c < C, other=0.0)[None, :] * rstd / pixels
+    return shift, slope
+
+
+@triton.jit
 def _batch_norm_fwd_kernel(
     x_ptr, mean_ptr, var_ptr, w_ptr, b_ptr, y_ptr,
     pixels, C, x_pitch, y_pitch, eps,
     RELU: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    step = tl.num_programs(0) - 1 - tl.program_id(0)  # from the end: see above
-    m = step * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)  # [M]
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
-    live = (m < pixels)[:, None] & (c < C)[None, :]
     mean, _, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
-    x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=live, other=0.0).to(tl.float32)
-    y = (x - mean) * scale + b
-    if RELU:
-        y = tl.where(y < 0, 0.0, y)  # not a maximum: NaN stays
-    tl.store(y_ptr + m[:, None] * y_pitch + c[None, :], y.to(y_ptr.dtype.element_ty), mask=live)
+    steps = tl.cdiv(pixels, BLOCK_M)
+    for i in range(tl.program_id(0), steps, tl.num_programs(0)):
+        m = (steps - 1 - i) * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)  # [M]
+        live = (m < pixels)[:, None] & (c < C)[None, :]
+        x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=live, other=0.0).to(tl.float32)
+        y = (x - mean) * scale + b
+        if RELU:
+            y = tl.where(y < 0, 0.0, y)  # not a maximum: NaN stays
+        tl.store(y_ptr + m[:, None] * y_pitch + c[None, :], y.to(y_ptr.dtype.element_ty), mask=live)
 
 
 @triton.jit
@@ -117,21 +132,21 @@ def _batch_norm_bwd_kernel(
     pixels, C, dy_pitch, x_pitch, eps,
     RELU: tl.constexpr, TRAINING: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    step = tl.num_programs(0) - 1 - tl.program_id(0)  # from the end: see above
-    m = step * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)  # [M]
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
-    live = (m < pixels)[:, None] & (c < C)[None, :]
     mean, rstd, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
-    g = tl.load(dy_ptr + m[:, None] * dy_pitch + c[None, :], mask=live, other=0.0).to(tl.float32)
-    if RELU or TRAINING:
-        x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=live, other=0.0).to(tl.float32) - mean
-    if RELU:
-        g = tl.where(x * scale + b <= 0, 0.0, g)
-    if TRAINING:
-        dw = tl.load(dw_ptr + c, mask=c < C, other=0.0)[None, :]
-        db = tl.load(db_ptr + c, mask=c < C, other=0.0)[None, :]
-        g -= db / pixels + x * (rstd * dw / pixels)
-    tl.store(dx_ptr + m[:, None] * C + c[None, :], (g * scale).to(dx_ptr.dtype.element_ty), mask=live)
+    shift, slope = feedback(dw_ptr, db_ptr, rstd, c, C, pixels, TRAINING)
+    steps = tl.cdiv(pixels, BLOCK_M)
+    for i in range(tl.program_id(0), steps, tl.num_programs(0)):
+        m = (steps - 1 - i) * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)  # [M]
+        live = (m < pixels)[:, None] & (c < C)[None, :]
+        g = tl.load(dy_ptr + m[:, None] * dy_pitch + c[None, :], mask=live, other=0.0).to(tl.float32)
+        if RELU or TRAINING:
+            x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=live, other=0.0).to(tl.float32) - mean
+        if RELU:
+            g = tl.where(x * scale + b <= 0, 0.0, g)
+        if TRAINING:
+            g -= shift + x * slope
+        tl.store(dx_ptr + m[:, None] * C + c[None, :], (g * scale).to(dx_ptr.dtype.element_ty), mask=live)
 
 
 def batch_norm_fwd(
@@ -162,7 +177,7 @@ def batch_norm_fwd(
     if check_image("out", y) != (N, H, W, C):
         refuse(OP, f"out must have the input's buffer shape {(N, H, W, C)}, got {tuple(y.shape)}")
     pixels = N * H * W
-    tile = pick_tile(pixels, C, 4096)
+    tile = pick_tile(pixels, C, 4096, APPLY)
     launch(
         _batch_norm_fwd_kernel, (tile.programs, cdiv(C, tile.channels)),
         x, mean, var, w, b, y, pixels, C, pitch(x), pitch(y), float(eps),
@@ -211,7 +226,7 @@ def batch_norm_bwd(
     if check_image("the gradient", dy) != (N, H, W, C):
         refuse(OP, f"the gradient must have the input's buffer shape {(N, H, W, C)}, got {tuple(dy.shape)}")
     pixels = N * H * W
-    tile = pick_tile(pixels, C, 2048, reduce=True)
+    tile = pick_tile(pixels, C, 2048, REDUCE)
     tile_dw, tile_db = (empty((tile.programs, C), torch.float32) for _ in range(2))
     launch(
         _batch_norm_bwd_stats_kernel, (tile.programs, cdiv(C, tile.channels)),
@@ -220,7 +235,7 @@ def batch_norm_bwd(
     )  # fmt: skip
     dw, db = merge_sums(tile_dw, tile_db)
     dx = empty((N, H, W, C), x.dtype)
-    tile = pick_tile(pixels, C, 2048)
+    tile = pick_tile(pixels, C, 2048, APPLY)
     launch(
         _batch_norm_bwd_kernel, (tile.programs, cdiv(C, tile.channels)),
         dy, x, mean, var, w, b, dw, db, dx, pixels, C, pitch(dy), pitch(x), float(eps),

@@ -4,11 +4,11 @@
     z[n, p, q, c] = max over r < 2, s < 2 of y[n, 2p + r, 2q + s, c]
     g[n, h, w, c] = dy[n, h, w, c] + (dz[n, p, q, c] where (h, w) won its window), 0 where y <= 0
 
-and db, dw, dx from g as in `batch_norm`. Edge rules as in `batch_norm` and `max_pool2d`: NaN passes through and wins, of equals
-the first wins (compared as y is stored), an odd last row or column is in no window. Either gradient may be missing: then it is 0.
+and db, dw, dx from g as in `batch_norm`. Edge rules as in `batch_norm` and `max_pool2d`: NaN passes through and wins,
+of equals (as y is stored) the first wins, an odd last row or column is in no window. Without dy it is 0.
 
-The forward saves what `batch_norm` saves: winners are found again from x, so no winner is stored and no gradient image is
-written between pooling and normalisation. Deterministic: partial sums are added in a fixed order.
+The forward saves what `batch_norm` saves: winners are found again from x, so no winner is stored, and no gradient image
+is written between pooling and normalisation. Deterministic: partial sums are added in a fixed order.
 Cost: memory-bound. The forward reads x, writes y and z; the backward reads x, dy and dz twice and writes dx.
 """
 
@@ -16,8 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels.batch_norm import coefficients, merge_sums
-from tritonnet.kernels.batch_norm_stats import OP, check_image, check_vectors, pick_tile
+from tritonnet.kernels.batch_norm import coefficients, feedback, merge_sums
+from tritonnet.kernels.batch_norm_stats import APPLY, OP, REDUCE, check_image, check_vectors, pick_tile
 from tritonnet.kernels.runtime import cdiv, empty, launch, pitch, refuse
 
 __all__ = ["batch_norm_pool_bwd", "batch_norm_pool_fwd"]
@@ -25,7 +25,7 @@ __all__ = ["batch_norm_pool_bwd", "batch_norm_pool_fwd"]
 
 @triton.jit
 def _corner(n, p, q, live, corner, H, W):
-    """Pixel number [M, 1], int64, of a corner (0 to 3, row-major) of windows (n, p, q), and whether it is there."""
+    """Pixel [M, 1], int64, at a corner (0 to 3, row-major) of windows (n, p, q), and whether it is there."""
     h, w = 2 * p + corner // 2, 2 * q + corner % 2
     return ((n * H + h) * W + w).to(tl.int64)[:, None], live & ((h < H) & (w < W))[:, None]
 
@@ -53,7 +53,7 @@ def _gradient(dy_ptr, x_ptr, pixel, inside, c, dy_pitch, x_pitch, mean, scale, b
     g = tl.where(won, dz, 0.0)
     if dy_ptr is not None:
         g += tl.load(dy_ptr + pixel * dy_pitch + c[None, :], mask=inside, other=0.0).to(tl.float32)
-    return tl.where(inside & ((x * scale + b <= 0) == 0), g, 0.0), x
+    return tl.where(x * scale + b <= 0, 0.0, g), x
 
 
 @triton.jit
@@ -62,23 +62,24 @@ def _batch_norm_pool_fwd_kernel(
     windows, H, W, ROWS, COLUMNS, C, x_pitch, y_pitch, eps,  # windows = N * ROWS * COLUMNS, covering H x W
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    step = tl.num_programs(0) - 1 - tl.program_id(0)  # from the end, as in batch_norm
-    m = step * BLOCK_M + tl.arange(0, BLOCK_M)  # [M] window
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
-    live = (m < windows)[:, None] & (c < C)[None, :]
-    n, p, q = m // (ROWS * COLUMNS), m // COLUMNS % ROWS, m % COLUMNS
     mean, _, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
-    best = tl.full((BLOCK_M, BLOCK_C), float("-inf"), tl.float32)
-    for corner in range(4):
-        pixel, inside = _corner(n, p, q, live, corner, H, W)
-        x = tl.load(x_ptr + pixel * x_pitch + c[None, :], mask=inside, other=0.0).to(tl.float32)
-        y = (x - mean) * scale + b
-        y = tl.where(y < 0, 0.0, y)
-        best = tl.where((y > best) | (y != y), y, best)
-        tl.store(y_ptr + pixel * y_pitch + c[None, :], y.to(y_ptr.dtype.element_ty), mask=inside)
-    complete = live & ((p < H // 2) & (q < W // 2))[:, None]
-    at = ((n * (H // 2) + p) * (W // 2) + q).to(tl.int64)[:, None] * C + c[None, :]
-    tl.store(z_ptr + at, best.to(z_ptr.dtype.element_ty), mask=complete)
+    steps = tl.cdiv(windows, BLOCK_M)
+    for i in range(tl.program_id(0), steps, tl.num_programs(0)):
+        m = (steps - 1 - i) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M] window
+        live = (m < windows)[:, None] & (c < C)[None, :]
+        n, p, q = m // (ROWS * COLUMNS), m // COLUMNS % ROWS, m % COLUMNS
+        best = tl.full((BLOCK_M, BLOCK_C), float("-inf"), tl.float32)
+        for corner in range(4):
+            pixel, inside = _corner(n, p, q, live, corner, H, W)
+            x = tl.load(x_ptr + pixel * x_pitch + c[None, :], mask=inside, other=0.0).to(tl.float32)
+            y = (x - mean) * scale + b
+            y = tl.where(y < 0, 0.0, y)
+            best = tl.where((y > best) | (y != y), y, best)
+            tl.store(y_ptr + pixel * y_pitch + c[None, :], y.to(y_ptr.dtype.element_ty), mask=inside)
+        complete = live & ((p < H // 2) & (q < W // 2))[:, None]
+        at = ((n * (H // 2) + p) * (W // 2) + q).to(tl.int64)[:, None] * C + c[None, :]
+        tl.store(z_ptr + at, best.to(z_ptr.dtype.element_ty), mask=complete)
 
 
 @triton.jit
@@ -101,9 +102,7 @@ def _batch_norm_pool_bwd_stats_kernel(
         dz = tl.load(dz_ptr + at, mask=complete, other=0.0).to(tl.float32)
         for corner in range(4):
             pixel, inside = _corner(n, p, q, live, corner, H, W)
-            g, x = _gradient(
-                dy_ptr, x_ptr, pixel, inside, c, dy_pitch, x_pitch, mean, scale, b, winner == corner, dz
-            )
+            g, x = _gradient(dy_ptr, x_ptr, pixel, inside, c, dy_pitch, x_pitch, mean, scale, b, winner == corner, dz)
             dw += g * x
             db += g
     at = tl.program_id(0) * C + c
@@ -117,26 +116,24 @@ def _batch_norm_pool_bwd_kernel(
     windows, pixels, H, W, ROWS, COLUMNS, C, dy_pitch, dz_pitch, x_pitch, eps,
     TRAINING: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    step = tl.num_programs(0) - 1 - tl.program_id(0)  # from the end, as in batch_norm
-    m = step * BLOCK_M + tl.arange(0, BLOCK_M)  # [M] window
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
-    live = (m < windows)[:, None] & (c < C)[None, :]
-    n, p, q = m // (ROWS * COLUMNS), m // COLUMNS % ROWS, m % COLUMNS
     mean, rstd, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
-    shift = tl.zeros_like(mean)
-    slope = tl.zeros_like(mean)
-    if TRAINING:
-        shift = tl.load(db_ptr + c, mask=c < C, other=0.0)[None, :] / pixels
-        slope = tl.load(dw_ptr + c, mask=c < C, other=0.0)[None, :] * rstd / pixels
-    winner = _winner(x_ptr, n, p, q, live, c, H, W, x_pitch, mean, scale, b, dz_ptr.dtype.element_ty)
-    complete = live & ((p < H // 2) & (q < W // 2))[:, None]
-    at = ((n * (H // 2) + p) * (W // 2) + q).to(tl.int64)[:, None] * dz_pitch + c[None, :]
-    dz = tl.load(dz_ptr + at, mask=complete, other=0.0).to(tl.float32)
-    for corner in range(4):
-        pixel, inside = _corner(n, p, q, live, corner, H, W)
-        g, x = _gradient(dy_ptr, x_ptr, pixel, inside, c, dy_pitch, x_pitch, mean, scale, b, winner == corner, dz)
-        dx = (g - shift - x * slope) * scale
-        tl.store(dx_ptr + pixel * C + c[None, :], dx.to(dx_ptr.dtype.element_ty), mask=inside)
+    shift, slope = feedback(dw_ptr, db_ptr, rstd, c, C, pixels, TRAINING)
+    steps = tl.cdiv(windows, BLOCK_M)
+    for i in range(tl.program_id(0), steps, tl.num_programs(0)):
+        m = (steps - 1 - i) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M] window
+        live = (m < windows)[:, None] & (c < C)[None, :]
+        n, p, q = m // (ROWS * COLUMNS), m // COLUMNS % ROWS, m % COLUMNS
+        winner = _winner(x_ptr, n, p, q, live, c, H, W, x_pitch, mean, scale, b, dz_ptr.dtype.element_ty)
+        complete = live & ((p < H // 2) & (q < W // 2))[:, None]
+        at = ((n * (H // 2) + p) * (W // 2) + q).to(tl.int64)[:, None] * dz_pitch + c[None, :]
+        dz = tl.load(dz_ptr + at, mask=complete, other=0.0).to(tl.float32)
+        for corner in range(4):
+            pixel, inside = _corner(n, p, q, live, corner, H, W)
+            g, x = _gradient(dy_ptr, x_ptr, pixel, inside, c, dy_pitch, x_pitch, mean, scale, b, winner == corner, dz)
+            if TRAINING:
+                g -= shift + x * slope
+            tl.store(dx_ptr + pixel * C + c[None, :], (g * scale).to(dx_ptr.dtype.element_ty), mask=inside)
 
 
 def batch_norm_pool_fwd(
@@ -169,7 +166,7 @@ def batch_norm_pool_fwd(
         refuse(OP, f"out must be {(N, H, W, C)} of the input's {x.dtype}, got {tuple(y.shape)} of {y.dtype}")
     z = empty((N, H // 2, W // 2, C), x.dtype)
     windows = N * cdiv(H, 2) * cdiv(W, 2)
-    tile = pick_tile(windows, C, 2048)
+    tile = pick_tile(windows, C, 2048, APPLY)
     launch(
         _batch_norm_pool_fwd_kernel, (tile.programs, cdiv(C, tile.channels)),
         x, mean, var, w, b, y, z, windows, H, W, cdiv(H, 2), cdiv(W, 2), C, pitch(x), pitch(y), float(eps),
@@ -209,7 +206,7 @@ def batch_norm_pool_bwd(
     rows, columns = cdiv(H, 2), cdiv(W, 2)
     windows = N * rows * columns
     sizes = (H, W, rows, columns, C, pitch(dy) if dy is not None else C, pitch(dz), pitch(x), float(eps))
-    tile = pick_tile(windows, C, 1024, reduce=True)
+    tile = pick_tile(windows, C, 1024, REDUCE)
     tile_dw, tile_db = (empty((tile.programs, C), torch.float32) for _ in range(2))
     launch(
         _batch_norm_pool_bwd_stats_kernel, (tile.programs, cdiv(C, tile.channels)),
@@ -218,7 +215,7 @@ def batch_norm_pool_bwd(
     )  # fmt: skip
     dw, db = merge_sums(tile_dw, tile_db)
     dx = empty((N, H, W, C), x.dtype)
-    tile = pick_tile(windows, C, 1024)
+    tile = pick_tile(windows, C, 1024, APPLY)
     launch(
         _batch_norm_pool_bwd_kernel, (tile.programs, cdiv(C, tile.channels)),
         dy, dz, x, mean, var, w, b, dw, db, dx, windows, N * H * W, *sizes,

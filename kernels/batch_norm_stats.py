@@ -35,11 +35,15 @@ from tritonnet.kernels.runtime import (
     refuse,
 )
 
-__all__ = ["Running", "Tile", "batch_norm_merge", "batch_norm_stats", "check_image", "check_vectors", "pick_tile"]
+__all__ = [
+    "APPLY", "REDUCE", "Running", "Tile", "batch_norm_merge", "batch_norm_stats", "check_image", "check_vectors",
+    "pick_tile",
+]  # fmt: skip
 
 OP = "batch_norm"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-PROGRAMS = 4  # of a reduction, resident on one multiprocessor: more of them only leave more partial results
+REDUCE = 4  # programs a multiprocessor that reduce: as many as fit at once; more only leave more partial results
+APPLY = 16  # programs a multiprocessor that write images: each loads the coefficients of its channels once
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,10 @@ class Tile:
     num_stages: int = 3  # steps of a reduction in flight at once
 
 
-def pick_tile(pixels: int, channels: int, elements: int, reduce: bool = False) -> Tile:
-    """`elements` a step, in rows of up to 128 channels that divide `channels` where rows of 64 bytes and more can.
+def pick_tile(pixels: int, channels: int, elements: int, load: int) -> Tile:
+    """Up to `load` programs a multiprocessor, `elements` a step, in rows of up to 128 channels.
 
-    A reduction gets as many programs as run at once, each of many steps; other passes one step a program.
+    A row is the largest power of two that divides `channels` where that is 32 or more.
     """
     divisor = min(channels & -channels, 128)
     block_c = divisor if divisor >= 32 else min(next_power_of_2(channels), 128)
@@ -65,10 +69,8 @@ def pick_tile(pixels: int, channels: int, elements: int, reduce: bool = False) -
     block_m = elements // block_c
     if INTERPRET:  # an operation costs 30 us whatever its size
         block_m = min(65536 // block_c, next_power_of_2(max(pixels, 1)))
-    programs = cdiv(pixels, block_m)
-    if reduce:
-        programs = max(1, min(programs, PROGRAMS * multiprocessors() // cdiv(channels, block_c)))
-    return Tile(block_m, block_c, programs)
+    most = max(1, load * multiprocessors() // cdiv(channels, block_c))
+    return Tile(block_m, block_c, min(cdiv(pixels, block_m), most))
 
 
 @dataclass(frozen=True)
@@ -185,20 +187,18 @@ def batch_norm_stats(x: torch.Tensor, running: Running | None = None) -> tuple[t
     """Mean and biased variance of each channel of `x`, and the update of the running ones.
 
     Args:
-        x: (N, H, W, C) buffer of float32, bfloat16 or float16, any pitch. N may be 0: both are 0 then.
+        x: (N, H, W, C) buffer of float32, bfloat16 or float16, any pitch.
         running: updated in place if given.
 
     Returns:
         mean and var, float32 (C,).
 
     Raises:
-        Refused: wrong shapes or dtypes, or exactly one value a channel, whose variance says nothing.
+        Refused: wrong shapes or dtypes.
     """
     N, H, W, C = check_image("input", x)
     pixels = N * H * W
-    if pixels == 1:
-        refuse(OP, f"training needs more than 1 value per channel, got input of {C} channels and 1 pixel")
-    tile = pick_tile(pixels, C, 4096, reduce=True)
+    tile = pick_tile(pixels, C, 4096, REDUCE)
     count = empty((tile.programs,), torch.float32)
     mean, m2 = (empty((tile.programs, C), torch.float32) for _ in range(2))
     launch(

@@ -5,10 +5,10 @@
     dx[i]   = w[i] * ((1 - t[i]) * sigmoid(x[i]) - q[i] * t[i] * sigmoid(-x[i]))
     mean    divides by the number of elements; for integer targets by the number of those that count
 
-No exponent is above 0, so every logit may be +-1e4 and more; log(1 + u) keeps its digits for small u (Kahan). Targets are probabilities, or
-integers 0 and 1: then those equal to `ignore_index` contribute nothing, others neither and set fault.LABEL. The weights are broadcast by two
-steps, from row to row and from channel to channel.
-The gradient is scaled for an upstream gradient of 1, as in cross_entropy.py, and float32 for float16 logits.
+No exponent is above 0, so every logit may be +-1e4 and more; log(1 + u) keeps its digits for small u (Kahan). Targets
+are probabilities, or integers 0 and 1: then those equal to `ignore_index` contribute nothing, others neither and set
+fault.LABEL. The weights are broadcast by two steps, from row to row and from channel to channel. The gradient is scaled
+for an upstream gradient of 1, as in cross_entropy.py, and float32 for float16 logits.
 Two-stage sums in a fixed order: deterministic. Cost: memory-bound; reads x and t, writes dx.
 """
 
@@ -18,7 +18,13 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.loss import (
-    COUNTS, INTEGERS, check_reduction, counted_weight, flag_not_finite, loss_count, loss_merge,
+    COUNTS,
+    INTEGERS,
+    check_reduction,
+    counted_weight,
+    flag_not_finite,
+    loss_count,
+    loss_merge,
 )  # fmt: skip
 from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, empty, flat, launch, refuse
 from tritonnet.kernels.softmax import rows
@@ -38,7 +44,8 @@ def _log1p(u):
 @triton.jit
 def _binary_cross_entropy_fwd_kernel(
     x_ptr, target_ptr, weight_ptr, pos_weight_ptr, count_ptr, dx_ptr, loss_ptr, fault_ptr,
-    n, x_pitch, target_pitch, weight_row, weight_channel, pos_row, pos_channel, counts, ignore, scale,  # scale: 1 / n for a mean
+    n, x_pitch, target_pitch, weight_row, weight_channel, pos_row, pos_channel, counts,
+    ignore, scale,  # scale: 1 / n for a mean
     C: tl.constexpr, LABELS: tl.constexpr, EACH: tl.constexpr, COUNTS: tl.constexpr,
     LABEL: tl.constexpr, LOSS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -100,7 +107,10 @@ def _steps(name: str, weight: torch.Tensor | None, x: torch.Tensor) -> tuple[int
         _, _, pitch = rows(op, name, weight)
         return pitch, int(weight.shape[-1] == c)
     shape = "(C, 1, 1)" if x.dim() == 4 else "(C,)"
-    refuse(op, f"{name} must have the input's shape, one channel of it, shape {shape}, or one element; got a buffer of {tuple(weight.shape)}")
+    got = tuple(weight.shape)
+    return refuse(
+        op, f"{name} must have the input's shape, one channel of it, {shape}, or one element; got buffer {got}"
+    )
 
 
 def binary_cross_entropy_fwd(
@@ -117,8 +127,8 @@ def binary_cross_entropy_fwd(
 
     Args:
         x: logits, (N, H, W, C) image buffer, pitch allowed, or (..., C) row-major; float32, bfloat16 or float16.
-        target: probabilities of x's shape, floating-point; or integers 0 and 1 (int64, int32, uint8), contiguous, of x's shape or, for one
-            channel, without the channel axis.
+        target: probabilities of x's shape, floating-point; or integers 0 and 1 (int64, int32, uint8), contiguous, of
+            x's shape or, for one channel, without the channel axis.
         weight: factor of an element's loss: x's shape, one channel of it, one a channel, or one element.
         pos_weight: factor of the term of t, the same shapes.
         reduction: "mean", "sum" or "none".

@@ -2,9 +2,9 @@
 
     y[..., start_k + i, ...] = x_k[..., i, ...]      with start_k the sizes of x_0 .. x_(k-1) added up
 
-Copying reads and writes every element once. Where the inputs already are neighbouring channel slices of one wider image buffer
-(their producers wrote `out=` slices of it), y is that buffer and nothing is copied. The gradient of x_k is the slice of dy, a
-view. Exact; deterministic. From the definition.
+Copying reads and writes every element once. Where the inputs already are neighbouring channel slices of one wider
+image buffer (their producers wrote `out=` slices of it), y is that buffer and nothing is copied. The gradient of x_k
+is the slice of dy, a view. Exact; deterministic. From the definition.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def adjacent(xs: Sequence[torch.Tensor]) -> torch.Tensor | None:
 
 
 def cat_fwd(xs: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
-    """Concatenate buffers along the buffer's dimension `dim` (3 is an image's channels), without a copy where it can be.
+    """Concatenate buffers along the buffer's dimension `dim` (3 is an image's channels), without a copy if possible.
 
     Args:
         xs: one or more, of equal shape but for `dim`; images may have a pitch.
@@ -51,7 +51,7 @@ def cat_fwd(xs: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
     first = xs[0]
     for x in xs[1:]:
         if x.dim() != first.dim() or any(x.shape[d] != first.shape[d] for d in range(first.dim()) if d != dim):
-            refuse("cat", f"tensors must have equal sizes except along dim, got {tuple(first.shape)} and {tuple(x.shape)}")
+            refuse("cat", f"tensors must be of equal shape but for dim, got {tuple(first.shape)} and {tuple(x.shape)}")
     whole = adjacent(xs) if dim == 3 else None
     if whole is not None:
         return whole

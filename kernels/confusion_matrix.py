@@ -2,9 +2,10 @@
 
     counts[t, p] += number of m with target[m] = t and predicted[m] = p
 
-Predictions are class indices, or logits: then the first largest channel (see argmax.py); for one channel, class 1 where the logit is above 0.
-A pixel whose target is `ignore_index` does not count; one whose target or prediction is outside 0..K-1 neither, and sets fault.LABEL.
-Integer atomics: the same counts in any order. Up to 22 classes (22 * 22 + 1 bins) a program first gathers its pixels in a histogram.
+Predictions are class indices, or logits: then the first largest channel (see argmax.py); for one channel, class 1 where
+the logit is above 0. A pixel whose target is `ignore_index` does not count; one whose target or prediction is outside
+0..K-1 neither, and sets fault.LABEL. Integer atomics: the same counts in any order. Up to 22 classes (22 * 22 + 1 bins)
+a program first gathers its pixels in a histogram.
 Cost: memory-bound; reads the predictions and the targets.
 """
 
@@ -58,7 +59,8 @@ def confusion_matrix(
     """Add the pixels of one batch to `counts`.
 
     Args:
-        prediction: class indices (N, H, W), int64, int32 or uint8, contiguous; or logits (N, H, W, C), pitch allowed, with C = K, or C = 1 for K = 2.
+        prediction: class indices (N, H, W), int64, int32 or uint8, contiguous; or logits (N, H, W, C), pitch allowed,
+            with C = K, or C = 1 for K = 2.
         target: class indices (N, H, W), int64, int32 or uint8, contiguous.
         counts: int64 (K, K), contiguous; row: target, column: prediction.
         ignore_index: the target that does not count.

@@ -4,8 +4,8 @@
     nchw_to_nhwc   y[n, h, w, c] = x[n, c, h, w], and back; any dtype
     image_input    y[n, h, w, c] = (x[n, h, w, c] * scale - mean[c]) * rstd[c]
 
-Exact but for the rounding at the store; deterministic. Memory-bound: reads x once, writes y once. The transposition reads and
-writes whole rows: the tile is turned over in shared memory. From the definition.
+Exact but for the rounding at the store; deterministic. Memory-bound: reads x once, writes y once. The transposition
+reads and writes whole rows: the tile is turned over in shared memory. From the definition.
 """
 
 import torch
@@ -49,7 +49,8 @@ def copy(x: Buffer, out: Buffer) -> Buffer:
     loop = walk("copy", x.shape, x.stride(), out.stride())
     # a copy within one dtype moves bits; otherwise a float on either side is converted by way of float32
     via_float = x.dtype != out.dtype and (x.is_floating_point() or out.is_floating_point())
-    launch(_copy_kernel, loop.grid, x, out, *loop.sizes, *loop.strides[0], *loop.strides[1], VIA_FLOAT=via_float, **loop.tile)
+    x_steps, out_steps = loop.strides
+    launch(_copy_kernel, loop.grid, x, out, *loop.sizes, *x_steps, *out_steps, VIA_FLOAT=via_float, **loop.tile)
     return out
 
 
@@ -87,7 +88,7 @@ def _transpose(x: Buffer, y: Buffer, n: int, rows: int, columns: int, x_pitch: i
 
 
 def nchw_to_nhwc(x: Buffer) -> Buffer:
-    """From a contiguous (N, C, H, W) buffer to a contiguous (N, H, W, C) one, same dtype; a view of one channel or pixel.
+    """From a contiguous (N, C, H, W) buffer to a contiguous (N, H, W, C) one of its dtype (a view, of one channel).
 
     Raises:
         Refused: not contiguous, or another rank.
@@ -102,7 +103,7 @@ def nchw_to_nhwc(x: Buffer) -> Buffer:
 
 
 def nhwc_to_nchw(x: Buffer) -> Buffer:
-    """From an (N, H, W, C) image buffer to a contiguous (N, C, H, W) one, same dtype; may be a view of one channel or pixel.
+    """From an (N, H, W, C) image buffer to a contiguous (N, C, H, W) one of its dtype (may be a view of one channel).
 
     Raises:
         Refused: not an image buffer.

@@ -1,4 +1,4 @@
-"""Cross-entropy of logits against class indices or class probabilities: loss and gradient from one pass over the logits.
+"""Cross-entropy of logits against class indices or probabilities: loss and gradient from one pass over the logits.
 
     log_p[m, c] = x[m, c] - top[m] - log(total[m])                       (see softmax.py)
     indices         loss[m] = -w[t[m]] * log_p[m, t[m]]                  dx[m, c] = w[t[m]] * (p[m, c] - (c == t[m]))
@@ -6,12 +6,14 @@
                     dx[m, c] = p[m, c] * (sum over k of w[k] * t[m, k]) - w[c] * t[m, c]
     mean            divides by the sum of w[t[m]] over counted pixels; for probabilities by the number of pixels
 
-A pixel whose index is `ignore_index` contributes nothing; one whose index is outside 0..C-1 neither, and sets fault.LABEL. Nothing counted:
-the mean is NaN as in PyTorch, the gradient zero, and no fault is set. Every logit may be +-1e4 and more: no exponent is above 0.
-The gradient is stored scaled for an upstream gradient of 1 (which is what `loss.backward()` brings: then the backward moves no byte), hence
-the normaliser of the mean comes first, from a pass over the targets alone. With float16 logits it is kept in float32 until the upstream
-gradient, which may be a loss scale, is multiplied in: 1 / (N*H*W) is below what float16 resolves.
-Two-stage sums in a fixed order: deterministic. Cost: memory-bound; reads t (twice for a mean over indices) and x, writes dx.
+A pixel whose index is `ignore_index` contributes nothing; one whose index is outside 0..C-1 neither, and sets
+fault.LABEL. Nothing counted: the mean is NaN as in PyTorch, the gradient zero, and no fault is set. Every logit may be
++-1e4 and more: no exponent is above 0. The gradient is stored scaled for an upstream gradient of 1 (which is what
+`loss.backward()` brings: then the backward moves no byte), hence the normaliser of the mean comes first, from a pass
+over the targets alone. With float16 logits it is kept in float32 until the upstream gradient, which may be a loss
+scale, is multiplied in: 1 / (N*H*W) is below what float16 resolves.
+Two-stage sums in a fixed order: deterministic. Cost: memory-bound; reads t (twice for a mean over indices) and x,
+writes dx.
 """
 
 import torch
@@ -20,7 +22,13 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.loss import (
-    COUNTS, INTEGERS, check_reduction, counted_weight, flag_not_finite, loss_count, loss_merge,
+    COUNTS,
+    INTEGERS,
+    check_reduction,
+    counted_weight,
+    flag_not_finite,
+    loss_count,
+    loss_merge,
 )  # fmt: skip
 from tritonnet.kernels.runtime import cdiv, check_dtype, empty, flat, launch, refuse
 from tritonnet.kernels.softmax import load_rows, pick_tile, row_totals, rows
@@ -124,7 +132,8 @@ def cross_entropy_fwd(
 
     Args:
         x: logits, (N, H, W, C) image buffer, pitch allowed, or (N, C); float32, bfloat16 or float16.
-        target: class indices (N, H, W) or (N,), int64, int32 or uint8, contiguous; or probabilities of x's shape, floating-point.
+        target: class indices (N, H, W) or (N,), int64, int32 or uint8, contiguous; or probabilities of x's shape,
+            floating-point.
         weight: one a class, (C,) float32, or None.
         ignore_index: the class index that does not count; with probabilities it must be negative.
         reduction: "mean", "sum" or "none".
@@ -166,7 +175,10 @@ def cross_entropy_fwd(
         )  # fmt: skip
     else:
         if tuple(target.shape) != pixels:
-            refuse(op, f"target must have shape {pixels} (class indices) or the input's (probabilities), got {tuple(target.shape)}")
+            refuse(
+                op,
+                f"target must have shape {pixels} (indices) or the input's (probabilities), got {tuple(target.shape)}",
+            )
         check_dtype(op, "target (class indices)", target, INTEGERS)
         flat(op, "target", target)
         if reduction == "mean":

@@ -1,14 +1,16 @@
 """What the pixel losses share: the normaliser, the merge of partial sums, and the upstream gradient.
 
-A loss makes its value and its gradient in one pass over the logits, the gradient scaled for an upstream gradient of 1. So what the mean
-divides by must be known before: `loss_count` sums the weights of the counted pixels from the targets alone (1 to 8 bytes a pixel).
+A loss makes its value and its gradient in one pass over the logits, the gradient scaled for an upstream gradient of 1.
+So what the mean divides by must be known before: `loss_count` sums the weights of the counted pixels from the targets
+alone (1 to 8 bytes a pixel).
 
     counts  = sum over counted m of w[t[m]]          in at most 256 partial sums, which the loss kernel adds up
     loss    = sum of partial losses / divisor        divisor: sum of counts, or a number
     dx      = gradient * upstream                    in place; nothing is read or written where upstream is 1
 
-Every sum has two stages in a fixed order, so results are bitwise reproducible. The merge sets fault.LOSS where the loss is not finite, except when
-nothing was counted: then the mean is 0 / 0 = NaN as in PyTorch, but its gradient is zero and the step does no harm.
+Every sum has two stages in a fixed order, so results are bitwise reproducible. The merge sets fault.LOSS where the loss
+is not finite, except when nothing was counted: then the mean is 0 / 0 = NaN as in PyTorch, but its gradient is zero and
+the step does no harm.
 """
 
 import torch
@@ -17,10 +19,11 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, flat, launch, refuse
+from tritonnet.kernels.softmax import rows
 
 __all__ = [
-    "COUNTS", "INTEGERS", "REDUCTIONS", "check_reduction", "counted_weight", "flag_not_finite", "loss_bwd", "loss_count",
-    "loss_merge",
+    "COUNTS", "INTEGERS", "REDUCTIONS", "check_reduction", "counted_weight", "flag_not_finite",
+    "loss_bwd", "loss_count", "loss_merge",
 ]  # fmt: skip
 
 COUNTS = 256
@@ -30,7 +33,7 @@ REDUCTIONS = ("none", "mean", "sum")
 
 @triton.jit
 def counted_weight(t, live, weight_ptr, ignore, C: tl.constexpr):
-    """Of targets `t`: the weight each counts with (0 for the ignored and for those outside 0..C-1), and which are outside."""
+    """Of targets `t`: the weight each counts with, which count, and which are outside 0..C-1 and not to be ignored."""
     known = live & (t != ignore) & (t >= 0) & (t < C)
     if weight_ptr is None:
         weight = known.to(tl.float32)
@@ -143,8 +146,8 @@ def loss_bwd(gradient: torch.Tensor, dy: torch.Tensor, dtype: torch.dtype) -> to
     """The logits' gradient for the upstream gradient `dy`, which stays on the device.
 
     Args:
-        gradient: contiguous (..., C), the gradient for an upstream gradient of 1. It is given away: where its dtype is `dtype` it is
-            multiplied in place, and left as it is where dy is a 1.
+        gradient: contiguous (..., C), the gradient for an upstream gradient of 1. It is given away: where its dtype is
+            `dtype` it is multiplied in place, and left as it is where dy is a 1.
         dy: the loss's gradient: one element; or one a row, contiguous; or gradient's shape, pitch allowed.
         dtype: of the result.
 
@@ -155,7 +158,11 @@ def loss_bwd(gradient: torch.Tensor, dy: torch.Tensor, dtype: torch.dtype) -> to
     c = gradient.shape[-1]
     dx = gradient if gradient.dtype == dtype else empty(tuple(gradient.shape), dtype)
     same_rank = dy.dim() == gradient.dim()
-    dy_pitch = (dy.stride(2) if dy.dim() == 4 else c) if same_rank else 1
+    if same_rank:
+        _, _, dy_pitch = rows("loss", "dy", dy)
+    else:
+        flat("loss", "dy", dy)
+        dy_pitch = 1
     block = 65536 if INTERPRET else 2048
     launch(
         _loss_bwd_kernel, (cdiv(n, block),), gradient, dy, dx, n, dy_pitch,

@@ -1,10 +1,10 @@
-"""Product of two buffers, or of a buffer and a number, with broadcasting; also how one buffer is spread over a larger shape.
+"""Product of two buffers, or of a buffer and a number, with broadcasting; and one buffer spread over a larger shape.
 
     y[i] = scale * a[i] * b[i]        (b left out: scale * a[i])
 
-Shapes broadcast as torch's, in torch's order of dimensions (see `pointwise.broadcast`). Computed in float32, rounded once.
-The gradient of an operand is the same product with dy, summed to the operand's shape (`sum.sum_to`), so nothing but the
-operands is saved. Deterministic. Memory-bound: reads a and b once, writes y once. From the definition.
+Shapes broadcast as torch's, in torch's order of dimensions (see `pointwise.broadcast`). Computed in float32, rounded
+once. The gradient of an operand is the same product with dy, summed to the operand's shape (`sum.sum_to`), so nothing
+but the operands is saved. Deterministic. Memory-bound: reads a and b once, writes y once. From the definition.
 """
 
 import torch

@@ -31,7 +31,9 @@ def _pad_fwd_kernel(
     tl.store(y_ptr + ((n * P + p) * Q + q).to(tl.int64) * y_pitch + c, y.to(y_ptr.dtype.element_ty), mask=live)
 
 
-def pad_fwd(x: torch.Tensor, pads: tuple[int, int, int, int], value: float, out: torch.Tensor | None = None) -> torch.Tensor:
+def pad_fwd(
+    x: torch.Tensor, pads: tuple[int, int, int, int], value: float, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """Pad an image's edges with `value`; a negative amount crops.
 
     Args:
@@ -48,7 +50,7 @@ def pad_fwd(x: torch.Tensor, pads: tuple[int, int, int, int], value: float, out:
     left, right, top, bottom = pads
     p, q = h + top + bottom, w + left + right
     if p < 0 or q < 0:
-        refuse("pad", f"pad must leave an image of at least 0 x 0 pixels, got {p} x {q} from {h} x {w} by {tuple(pads)}")
+        refuse("pad", f"pad must leave at least 0 x 0 pixels, got {p} x {q} from {h} x {w} by {tuple(pads)}")
     y = runtime.empty((n, p, q, c), x.dtype) if out is None else out
     if image("pad", "out", y) != (n, p, q, c) or y.dtype != x.dtype:
         refuse("pad", f"out must be {(n, p, q, c)} of {x.dtype}, got {tuple(y.shape)} of {y.dtype}")

@@ -2,10 +2,10 @@
 
     element (m, c), with m = (i0 * D1 + i1) * D2 + i2, lies at i0 * s0 + i1 * s1 + i2 * s2 + c * s3
 
-`walk` merges every pair of neighbouring dimensions that all operands lay out as one. So equal contiguous buffers become a
-single row (no division is left, accesses are 16 bytes wide), images with a pitch become pixels x channels, and only true
-broadcasts keep more: then an index is divided once a row, not once an element. A broadcast dimension has stride 0.
-Dimensions are listed outermost first and missing ones have size 1, which the compiler folds away.
+`walk` merges every pair of neighbouring dimensions that all operands lay out as one. So equal contiguous buffers
+become a single row (no division is left, accesses are 16 bytes wide), images with a pitch become pixels x channels,
+and only true broadcasts keep more: then an index is divided once a row, not once an element. A broadcast dimension
+has stride 0. Dimensions are listed outermost first and missing ones have size 1, which the compiler folds away.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,9 @@ import triton.language as tl
 from tritonnet.kernels import runtime
 from tritonnet.kernels.runtime import INTERPRET, cdiv, next_power_of_2, refuse
 
-__all__ = ["FLOATS", "Walk", "broadcast", "image_index", "image_tile", "offset", "plane", "promote", "tile_index", "walk"]
+__all__ = [
+    "FLOATS", "Walk", "broadcast", "image_index", "image_tile", "offset", "plane", "promote", "tile_index", "walk",
+]  # fmt: skip
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -106,7 +108,7 @@ def walk(op: str, sizes: Sequence[int], *strides: Sequence[int]) -> Walk:
     block_c = min(next_power_of_2(max(columns, 1)), elements)
     block_m = min(next_power_of_2(max(rows, 1)), elements // block_c)
     laid = tuple(zip(*(steps for _, steps in dims), column_steps, strict=True))
-    return Walk((rows, dims[1][0], dims[2][0], columns), laid, block_m, block_c)  # type: ignore[arg-type]
+    return Walk((rows, dims[1][0], dims[2][0], columns), laid, block_m, block_c)
 
 
 def plane(op: str, **buffers: torch.Tensor) -> Walk:
@@ -146,8 +148,8 @@ def promote(a: torch.dtype, b: torch.dtype) -> torch.dtype:
 def broadcast(op: str, *operands: torch.Tensor) -> tuple[tuple[int, ...], list[list[int]]]:
     """The buffer shape of the operands broadcast together as torch would, and each operand's strides over it.
 
-    Shapes align from the right in torch's order: a rank-4 buffer (N, H, W, C) counts as (N, C, H, W), other ranks as they
-    are. The result of rank 4 is an (N, H, W, C) buffer again.
+    Shapes align from the right in torch's order: a rank-4 buffer (N, H, W, C) counts as (N, C, H, W), other ranks as
+    they are. The result of rank 4 is an (N, H, W, C) buffer again.
 
     Raises:
         Refused: sizes that neither agree nor are 1, or an operand on another device.

@@ -2,10 +2,12 @@
 
     (r0, r1, r2, r3) = Philox4x32-10(counter = offset + i, key = seed)       32-bit words; element 4 i + k takes word k
     uniform:  low + (high - low) * (r >> 8) / 2**24                          in [low, high)
-    normal:   mean + std * sqrt(-2 ln u) * cos(2 pi v), and with sin         u = ((r0 >> 8) + 1) / 2**24, v = (r1 >> 8) / 2**24 - 1/2
+    normal:   mean + std * sqrt(-2 ln u) * cos(2 pi v), and with sin         u = ((r0 >> 8) + 1) / 2**24,
+                                                                             v = (r1 >> 8) / 2**24 - 1/2
 
 A number depends on seed, offset and its position alone: not on tiles, devices or what ran before. Deterministic;
-bound by the ten rounds. Sources: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011); Box and Muller (1958).
+bound by the ten rounds. Sources: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011); Box and Muller
+(1958).
 """
 
 import torch
@@ -48,11 +50,12 @@ def _store(y_ptr, i, n, y0, y1, y2, y3):
 
 @triton.jit
 def _cos_sin(u):
-    """cos and sin of 2 pi (u - 1/2) by the series of the half angle, within 1e-7 (the library's take a stack)."""
+    """Cosine and sine of 2 pi (u - 1/2) by the series of the half angle, within 1e-7 (the library's take a stack)."""
     a = 3.141592653589793 * (u - 0.5)
     q = a * a
     sin = a * (1 + q * (-1.0 / 6 + q * (1.0 / 120 + q * (-1.0 / 5040 + q * (1.0 / 362880 - q * (1.0 / 39916800))))))
-    cos = 1 + q * (-0.5 + q * (1.0 / 24 + q * (-1.0 / 720 + q * (1.0 / 40320 + q * (-1.0 / 3628800 + q * (1.0 / 479001600))))))
+    cos = 1.0 / 40320 + q * (-1.0 / 3628800 + q * (1.0 / 479001600))
+    cos = 1 + q * (-1.0 / 2 + q * (1.0 / 24 + q * (-1.0 / 720 + q * cos)))
     return 1 - 2 * sin * sin, 2 * sin * cos
 
 
@@ -81,7 +84,8 @@ def uniform(y: torch.Tensor, seed: int, offset: int, low: float, high: float) ->
         y: any shape; float32, bfloat16 or float16 (there rounding may reach `high`).
         seed: from 0 to 2**63 - 1.
         offset: the first counter; this call uses ceil(y.numel() / COUNTER_WIDTH) of them.
-        low, high: any numbers.
+        low: any number, the least that comes.
+        high: any number.
     """
     return _fill(_uniform_kernel, "uniform", y, seed, offset, low, high - low)
 

@@ -3,8 +3,9 @@
     y[i]  = 0 if x[i] <= 0 else x[i]
     dx[i] = 0 if y[i] <= 0 else dy[i]
 
-So NaN passes both ways and the gradient at 0 is 0, as in PyTorch. The output tells the backward all it needs, and is what the
-next op saves anyway. Exact; deterministic. Memory-bound: forward reads x, writes y; backward reads dy and y, writes dx.
+So NaN passes both ways and the gradient at 0 is 0, as in PyTorch. The output tells the backward all it needs, and is
+what the next op saves anyway. Exact; deterministic. Memory-bound: forward reads x, writes y; backward reads dy and y,
+writes dx.
 """
 
 import torch

@@ -5,9 +5,10 @@
     w = w - lr * (g + momentum * b)               (Nesterov)
     w = w - lr * b                                (otherwise; without momentum b is g)
 
-Polyak 1964 and Sutskever et al. 2013, in the form and the order of operations of PyTorch. While the error flag is up nothing changes. The 16-bit
-copy of w is written in the same pass. A fresh b is zero, so only dampening needs to know the first step: then a tiny launch counts steps before.
-Deterministic. Cost: memory-bound; reads dw w b, writes w b and the copy: 22 bytes a parameter with one.
+Polyak 1964 and Sutskever et al. 2013, in the form and the order of operations of PyTorch. While the error flag is up
+nothing changes. The 16-bit copy of w is written in the same pass. A fresh b is zero, so only dampening needs to know
+the first step: then a tiny launch counts steps before. Deterministic. Cost: memory-bound; reads dw w b, writes w b and
+the copy: 22 bytes a parameter with one.
 """
 
 from collections.abc import Sequence
@@ -101,7 +102,8 @@ def sgd_step(
 
     Args:
         tables: the optimizer's, kept from step to step.
-        params, grads: float32, contiguous, the i-th of each of one shape.
+        params: float32, contiguous.
+        grads: of params, the same shapes.
         momentum_buffers: the same shapes, zero before the first step; None without momentum.
         steps: with dampening: float32, one element each, how many steps parameter i has made; otherwise None.
         lows: 16-bit copies of params to refresh, or None.
@@ -123,7 +125,7 @@ def sgd_step(
         launch(_sgd_count_kernel, (cdiv(table.tensors, 256),), table.addresses, flag, table.tensors, BLOCK=256)
     launch(
         _sgd_step_kernel, (table.blocks.shape[0],), table.addresses, table.blocks, lr, flag,
-        table.tensors, weight_decay, momentum, 1.0 - dampening,
+        table.tensors, float(weight_decay), float(momentum), 1.0 - dampening,
         MOMENTUM=momentum != 0, NESTEROV=nesterov, DAMPENED=dampened,
         LOW=LOW[low_dtype("sgd", lows)], ALIGNED=table.aligned, BLOCK=BLOCK,
     )  # fmt: skip

@@ -3,8 +3,8 @@
     y[i]  = 1 / (1 + exp(-x[i]))
     dx[i] = dy[i] * y[i] * (1 - y[i])
 
-exp overflows to infinity below x = -88, where y is 0. NaN passes. The backward needs y alone. Deterministic. Memory-bound:
-forward reads x, writes y; backward reads dy and y, writes dx. From the definition.
+exp overflows to infinity below x = -88, where y is 0. NaN passes. The backward needs y alone. Deterministic.
+Memory-bound: forward reads x, writes y; backward reads dy and y, writes dx. From the definition.
 """
 
 import torch

@@ -5,10 +5,11 @@
 
     with top[m] = max over c of x[m, c] and total[m] = sum over c of exp(x[m, c] - top[m])
 
-Subtracting the maximum keeps every exponent at 0 or below, so no finite input overflows. A row with NaN or +inf gives NaN, and so does a
-row of -inf alone, as in PyTorch. The forward saves y: all the backward needs. Rows longer than a tile are walked in blocks, with
-top and total corrected as a larger maximum turns up (Milakov & Gimelshein 2018, algorithm 3).
-Deterministic. Cost: memory-bound; forward reads x, writes y; backward reads dy and y, writes dx (rows above a tile are read twice).
+Subtracting the maximum keeps every exponent at 0 or below, so no finite input overflows. A row with NaN or +inf gives
+NaN, and so does a row of -inf alone, as in PyTorch. The forward saves y: all the backward needs. Rows longer than a
+tile are walked in blocks, with top and total corrected as a larger maximum turns up (Milakov & Gimelshein 2018,
+algorithm 3). Deterministic. Cost: memory-bound; forward reads x, writes y; backward reads dy and y, writes dx (rows
+above a tile are read twice).
 """
 
 from dataclasses import dataclass
@@ -153,6 +154,7 @@ def softmax_bwd(dy: torch.Tensor, y: torch.Tensor, *, log: bool = False) -> torc
     Args:
         dy: gradient of y, y's shape, pitch allowed.
         y: what `softmax_fwd(x, log=log)` returned.
+        log: as given there.
 
     Returns:
         dx, contiguous, of y's shape and dtype.

@@ -2,11 +2,12 @@
 
     y[o] = scale * sum over r of x[o, r]
 
-o runs over the kept dimensions, r over the summed ones; neighbours of one kind are merged, so at most two of each remain.
-When the outputs alone are too few programs to fill the device, r is split: each program sums its share, and a second
-launch adds the partial sums. Lanes add their terms in turn and are then added as a tree: the order depends on the sizes and the
-device alone, so results are bitwise reproducible. float32 (int64 for integers) throughout; NaN spreads; an empty sum is 0.
-Cost: memory-bound, reads x once. The backward of a sum is `mul.expand`. From the definition.
+o runs over the kept dimensions, r over the summed ones; neighbours of one kind are merged, so at most two of each
+remain. When the outputs alone are too few programs to fill the device, r is split: each program sums its share, and a
+second launch adds the partial sums. Lanes add their terms in turn and are then added as a tree: the order depends on
+the sizes and the device alone, so results are bitwise reproducible. float32 (int64 for integers) throughout; NaN
+spreads; an empty sum is 0. Cost: memory-bound, reads x once. The backward of a sum is `mul.expand`. From the
+definition.
 """
 
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ def _sum_fwd_kernel(
 
 
 def _merge(x: Buffer, dims: set[int]) -> tuple[list[tuple[int, int]], list[tuple[int, int]], bool]:
-    """(size, stride) of the kept and of the summed dimensions after merging, and whether the innermost is a kept one."""
+    """(size, stride) of the kept and of the summed dimensions after merging, and whether the innermost is kept."""
     merged: list[tuple[bool, int, int]] = []
     for d in range(x.dim()):
         kept, size, step = d not in dims, x.shape[d], x.stride(d)

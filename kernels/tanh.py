@@ -5,8 +5,8 @@
           = x - x**3 / 3 + 2 x**5 / 15 - 17 x**7 / 315 + 62 x**9 / 2835            below, where 1 - e would cancel
     dx[i] = dy[i] * (1 - y[i] ** 2)
 
-The next term of the series is below 1e-8 of the result. NaN passes. The backward needs y alone. Deterministic. Memory-bound:
-forward reads x, writes y; backward reads dy and y, writes dx. From the definition.
+The next term of the series is below 1e-8 of the result. NaN passes. The backward needs y alone. Deterministic.
+Memory-bound: forward reads x, writes y; backward reads dy and y, writes dx. From the definition.
 """
 
 import torch

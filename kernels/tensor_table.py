@@ -3,8 +3,9 @@
     table[k, i]  the address of tensor i's k-th buffer (0: it has none), int64; the last row holds numbers of elements
     blocks[b]    (i, chunk): program b works on elements chunk * BLOCK .. chunk * BLOCK + BLOCK - 1 of tensor i
 
-Tables are made on the host and copied without waiting. They are kept by their content, so a training step whose buffers lie where they lay
-before copies nothing; one made while a CUDA graph is captured is kept for good, since each replay copies it again from the same host memory.
+Tables are made on the host and copied without waiting. They are kept by their content, so a training step whose buffers
+lie where they lay before copies nothing; one made while a CUDA graph is captured is kept for good, since each replay
+copies it again from the same host memory.
 """
 
 from collections import OrderedDict

@@ -5,10 +5,11 @@
     weight(p, h) = max(0, 1 - |source(p) - h|)
     source(p) = min(max((p * A + B) / D, 0), H - 1)
 
-with integers A, B, D (`Axis`): corners aligned: p * (H - 1) / (P - 1); otherwise (p + 1/2) * H / P - 1/2; nearest: p * H / P
-rounded down. With a scale factor, 1 / scale_factor stands in place of H / P, as in PyTorch, unless corners are aligned. The integers make the weights exact to one rounding, and forward and backward agree on
-them. So each output reads at most 2 x 2 pixels, and each input pixel gathers from the run of outputs that read it, at most
-ceil(2 D / A) a side: no atomics, both passes deterministic. A weight of 0 times infinity is NaN, as in PyTorch's forward.
+with integers A, B, D (`Axis`): corners aligned: p * (H - 1) / (P - 1); otherwise (p + 1/2) * H / P - 1/2; nearest: p
+* H / P rounded down. With a scale factor, 1 / scale_factor stands in place of H / P, as in PyTorch, unless corners
+are aligned. The integers make the weights exact to one rounding, and forward and backward agree on them. So each
+output reads at most 2 x 2 pixels, and each input pixel gathers from the run of outputs that read it, at most ceil(2 D
+/ A) a side: no atomics, both passes deterministic. A weight of 0 times infinity is NaN, as in PyTorch's forward.
 Cost: memory-bound, reads the one image and writes the other (repeated reads hit the cache).
 """
 
@@ -52,7 +53,8 @@ def axis(
     """How `out` pixels sample `size` pixels along one side.
 
     Args:
-        size, out: numbers of pixels, at least 1.
+        size: number of pixels of the image, at least 1.
+        out: number of pixels of the result, at least 1.
         align_corners: whether the outermost pixels' centres coincide (else the images' edges do).
         scale_factor: used in place of out / size where corners are not aligned, as PyTorch does when it was given.
         nearest: copy the one pixel whose area holds the output's upper left corner.
@@ -141,7 +143,8 @@ def upsample_fwd(x: torch.Tensor, rows: Axis, columns: Axis, out: torch.Tensor |
 
     Args:
         x: (N, H, W, C), may have a pitch; float32, bfloat16 or float16.
-        rows, columns: how H and W are sampled (`axis`).
+        rows: how H is sampled (`axis`).
+        columns: how W is sampled.
         out: an (N, rows.out, columns.out, C) image buffer of x's dtype to write into; made if left out.
 
     Raises:

@@ -17,21 +17,15 @@ if not (Path(__file__).parent / "kernels" / "__init__.py").is_file():
 
 _startup.prepare()
 
-import importlib as _il  # INTERIM
-for _m in ('ops','nn','optim','models'):
-    try:
-        globals()[_m] = _il.import_module('tritonnet.'+_m)
-    except ImportError as _e:
-        import sys; print('INTERIM', _m, _e, file=sys.stderr)
+from tritonnet import ops  # noqa: E402
 from tritonnet.autograd import (  # noqa: E402
     Function, Parameter, Tensor, from_numpy, from_torch, get_precision, graph, is_grad_enabled, no_grad, precision,
     set_precision, tensor,
 )  # fmt: skip
 from tritonnet.kernels.fault import Fault  # noqa: E402
 from tritonnet.kernels.runtime import Refused  # noqa: E402
-try:
-    from tritonnet.ops.random import manual_seed, rand, randn  # INTERIM
-except ImportError as _e: pass
+from tritonnet.ops.random import manual_seed, rand, randn  # noqa: E402
+from tritonnet import models, nn, optim  # noqa: E402  # isort: skip
 
 __version__ = "0.1.0"
 

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
+from tritonnet.kernels.adam import adam_step
 from tritonnet.kernels.add import add_fwd
 from tritonnet.kernels.argmax import argmax_fwd
+from tritonnet.kernels.avg_pool2d import avg_pool2d_bwd, avg_pool2d_fwd
 from tritonnet.kernels.batch_norm import batch_norm_bwd, batch_norm_fwd
+from tritonnet.kernels.batch_norm_pool import batch_norm_pool_bwd, batch_norm_pool_fwd
 from tritonnet.kernels.batch_norm_stats import Running, batch_norm_merge, batch_norm_stats
 from tritonnet.kernels.binary_cross_entropy import binary_cross_entropy_fwd
 from tritonnet.kernels.cat import cat_fwd
@@ -17,14 +20,17 @@ from tritonnet.kernels.convert import cast, copy, image_input, nchw_to_nhwc, nhw
 from tritonnet.kernels.cross_entropy import cross_entropy_fwd
 from tritonnet.kernels.fill import fill
 from tritonnet.kernels.loss import loss_bwd
+from tritonnet.kernels.max_pool2d import max_pool2d_bwd, max_pool2d_fwd
 from tritonnet.kernels.mul import expand, mul_fwd
 from tritonnet.kernels.pad import pad_fwd
 from tritonnet.kernels.random import normal, uniform
 from tritonnet.kernels.relu import relu_bwd, relu_fwd
+from tritonnet.kernels.sgd import sgd_step
 from tritonnet.kernels.sigmoid import sigmoid_bwd, sigmoid_fwd
 from tritonnet.kernels.softmax import softmax_bwd, softmax_fwd
 from tritonnet.kernels.sum import pixel_sum, sum_fwd, sum_to
 from tritonnet.kernels.tanh import tanh_bwd, tanh_fwd
+from tritonnet.kernels.tensor_table import Tables
 from tritonnet.kernels.upsample import axis, upsample_bwd, upsample_fwd
 
 
@@ -92,12 +98,15 @@ SHAPES: dict[str, dict[str, object]] = {
 
 
 def convolutions(name: str) -> Callable[[Precision], None]:
-    """All shapes through one pass; three of them where only the 16-bit type differs."""
+    """All shapes through one pass; some of them where the tiles are those of another precision."""
+    less = {
+        torch.float32: ("first", "64", "128", "transposed-2x2", "odd", "one-channel"),
+        torch.float16: ("128", "odd", "one-channel"),
+    }
 
     def run(p: Precision) -> None:
-        chosen = ("128", "odd", "one-channel") if p.dtype == torch.float16 else SHAPES
-        for shape in (SHAPES[key] for key in chosen):
-            convolution(name, p, **shape)  # type: ignore[arg-type]
+        for key in less[p.dtype] if p.tf32 or p.dtype == torch.float16 else SHAPES:
+            convolution(name, p, **SHAPES[key])  # type: ignore[arg-type]
 
     return run
 
@@ -106,9 +115,9 @@ def convolutions(name: str) -> Callable[[Precision], None]:
 
 
 def images(p: Precision) -> list[torch.Tensor]:
-    """A wide image, a channel slice of an odd one, and one channel."""
-    sizes = ((16, 256, 256, 64, 0), (2, 19, 23, 17, 3), (2, 19, 23, 1, 0))
-    return [buffer(n, h, w, c, dtype=p.dtype, extra=extra) for n, h, w, c, extra in sizes]
+    """A wide image, a channel slice of an odd one, and one channel (once: there the dtype decides no tile)."""
+    sizes = [(16, 256, 256, 64, 0), (2, 19, 23, 17, 3), (2, 19, 23, 1, 0)]
+    return [buffer(*size, dtype=p.dtype, extra=extra) for *size, extra in sizes[: 3 if p.dtype == torch.float32 else 2]]
 
 
 def unary(forward: Callable[..., object], backward: Callable[..., object]) -> Callable[[Precision], None]:
@@ -127,7 +136,7 @@ def arithmetic(p: Precision) -> None:
         for b in (x, buffer(1, 1, 1, x.shape[3]), None):
             add_fwd(x, b, 0.5)
             mul_fwd(x, b, 0.5)
-        expand(buffer(1, 1, 1, x.shape[3], dtype=p.dtype), x)
+        expand(buffer(1, 1, 1, x.shape[3], dtype=p.dtype), tuple(x.shape), p.dtype)
 
 
 def sums(p: Precision) -> None:
@@ -136,7 +145,7 @@ def sums(p: Precision) -> None:
         sum_fwd(x, (0, 1, 2, 3))
         sum_fwd(x, (3,), 0.5)
         sum_fwd(x, (1, 2))
-        sum_to(x, buffer(1, 1, 1, x.shape[3]))
+        sum_to(x, (1, 1, 1, x.shape[3]), torch.float32)
 
 
 def conversions(p: Precision) -> None:
@@ -161,8 +170,8 @@ def inputs(p: Precision) -> None:
 def upsamples(p: Precision) -> None:
     for x in images(p):
         h, w = x.shape[1:3]
-        for corners in (True, False):
-            rows, columns = axis(h, 2 * h, corners), axis(w, 2 * w + 1, corners)
+        for nearest in (True, False):
+            rows, columns = axis(h, 2 * h, nearest=nearest), axis(w, 2 * w + 1, nearest=nearest)
             upsample_fwd(x, rows, columns)
             upsample_bwd(buffer(x.shape[0], 2 * h, 2 * w + 1, x.shape[3], dtype=p.dtype), rows, columns)
 
@@ -180,6 +189,25 @@ def batch_norms(p: Precision) -> None:
             for training in (False, True):
                 batch_norm_bwd(x, x, vector, vector, vector, vector, relu=relu, training=training)
         batch_norm_fwd(x, vector, vector, None, None, out=buffer(*x.shape, dtype=p.dtype, extra=c))
+
+
+def batch_norm_pools(p: Precision) -> None:
+    for x in images(p):
+        n, h, w, c = x.shape
+        vector, half = buffer(c), buffer(n, h // 2, w // 2, c, dtype=p.dtype)
+        batch_norm_pool_fwd(x, vector, vector, vector, vector)
+        for dy in (x, None):
+            batch_norm_pool_bwd(dy, half, x, vector, vector, vector, vector)
+        batch_norm_pool_bwd(x, half, x, vector, vector, vector, vector, training=False)
+
+
+def pools(p: Precision) -> None:
+    for x in images(p):
+        h, w = x.shape[1:3]
+        for window, stride, pad in (((2, 2), (2, 2), (0, 0)), ((3, 3), (2, 2), (1, 1)), ((17, 16), (1, 2), (0, 3))):
+            y, winner = max_pool2d_fwd(x, window, stride, pad)
+            max_pool2d_bwd(y, winner, h, w, window, stride, pad)
+            avg_pool2d_bwd(avg_pool2d_fwd(x, window, stride, pad), h, w, window, stride, pad)
 
 
 def softmaxes(p: Precision) -> None:
@@ -222,6 +250,23 @@ def confusion_matrices(p: Precision) -> None:
         confusion_matrix(target, target, buffer(k, k, dtype=torch.int64))
 
 
+def optimizers(p: Precision) -> None:
+    sizes = (9 * 64 * 64, 17, 1)
+    weights, steps = [buffer(n) for n in sizes], [buffer(1)[0] for _ in sizes]
+    lows = [buffer(n, dtype=p.dtype) if p.dtype != torch.float32 else None for n in sizes]
+    for decoupled in (False, True):
+        adam_step(
+            Tables(), weights, weights, weights, weights, steps, lows, buffer(1)[0],
+            betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, decoupled=decoupled,
+        )  # fmt: skip
+    for momentum, nesterov in ((0.0, False), (0.9, False), (0.9, True)):
+        buffers, counted = (weights, steps) if momentum else ([None] * 3, [None] * 3)
+        sgd_step(
+            Tables(), weights, weights, buffers, counted, lows, buffer(1)[0],
+            momentum=momentum, dampening=0.0, weight_decay=0.01, nesterov=nesterov,
+        )  # fmt: skip
+
+
 def randoms(p: Precision) -> None:
     uniform(buffer(1001, dtype=p.dtype), 2**40, 7, 0.0, 1.0)
     normal(buffer(1001, dtype=p.dtype), 1, 0, 0.0, 1.0)
@@ -244,6 +289,9 @@ CASES: dict[str, tuple[Callable[[Precision], object], tuple[str, ...]]] = {
     "sigmoid": (unary(sigmoid_fwd, sigmoid_bwd), STORED),
     "tanh": (unary(tanh_fwd, tanh_bwd), STORED),
     "batch_norm": (batch_norms, STORED),
+    "batch_norm_pool": (batch_norm_pools, STORED),
+    "pool": (pools, STORED),
+    "optim": (optimizers, STORED),
     "softmax": (softmaxes, STORED),
     "cross_entropy": (cross_entropies, STORED),
     "binary_cross_entropy": (binary_cross_entropies, STORED),

@@ -1,9 +1,9 @@
 """The whole network by the yardstick: how far is torch's own float32 from torch's float64?
 
 From the same weights and batches, torch trains in float64 and in float32, and tritonnet in float32. The loss of the
-first step must agree to 1e-6; the gradients of the first step and the state after the last may be at most 3 times as far from
-float64 as torch's float32 is: the median of the ratio over five seeds, since a single seed may flip a ReLU or a pooling
-winner by chance.
+first step must agree to 1e-6.
+The gradients of the first step and the state after the last may be at most 3 times as far from float64 as torch's
+float32 is: the median of the ratio over five seeds, since a single seed may flip a ReLU or a pooling winner by chance.
 """
 
 import statistics

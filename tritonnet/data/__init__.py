@@ -9,5 +9,6 @@ from tritonnet.data.mapping import IGNORE, MaskMapping, default_palette
 
 __all__ = [
     "CACHE_BYTES", "IGNORE", "Batch", "Cells", "DataError", "Dataset", "FolderDataset", "Loader", "MaskMapping",
-    "channel_statistics", "default_palette", "list_images", "load_image", "open_dataset", "read_mask", "resize_mask", "split",
+    "channel_statistics", "default_palette", "list_images", "load_image", "open_dataset", "read_mask", "resize_mask",
+    "split",
 ]  # fmt: skip

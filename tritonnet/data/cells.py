@@ -1,9 +1,9 @@
 """Made data: pictures that look like cells under a fluorescence microscope, with exact masks.
 
-Nothing here was photographed. Each picture has some cells of irregular outline with textured interiors and bright nuclei, over
-a background with out-of-focus blobs and small bright specks (neither is a cell), blurred by optics, under uneven light, with
-photon and camera noise. A mask pixel is 1 where its centre lies inside a cell, else 0. A picture is a pure function of
-(seed, index, size), and its shapes do not depend on the size.
+Nothing here was photographed. Each picture has some cells of irregular outline with textured interiors and bright
+nuclei, over a background with out-of-focus blobs and small bright specks (neither is a cell), blurred by optics, under
+uneven light, with photon and camera noise. A mask pixel is 1 where its centre lies inside a cell, else 0. A picture is
+a pure function of (seed, index, size), and its shapes do not depend on the size.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ class Cells(Dataset):
         count: how many, at least 1.
         size: side S in pixels, at least 8.
         seed: 0..2**64 - 1; another seed makes other pictures.
-        val: how to divide, as for `split`.
+        val: how to divide, as for `split`; None is "every:5", or "none" for fewer than five pictures.
         cache_bytes: memory for made samples.
 
     Raises:
@@ -32,14 +32,14 @@ class Cells(Dataset):
     """
 
     def __init__(
-        self, count: int, size: int, seed: int = 0, *, val: str = "every:5", cache_bytes: int = CACHE_BYTES
+        self, count: int, size: int, seed: int = 0, *, val: str | None = None, cache_bytes: int = CACHE_BYTES
     ) -> None:
         if count < 1 or size < 8:
             raise DataError(f"made cells need count >= 1 and size >= 8, got count {count} and size {size}")
         names = [f"cells_{i:05d}" for i in range(count)]
         super().__init__(
             names=names, size=size, channels=3, class_names=("background", "cell"),
-            mapping=MaskMapping("values", 2, {0: 0, 255: 1}), splits=split(names, val), cache_bytes=cache_bytes,
+            mapping=MaskMapping("values", 2, {0: 0, 255: 1}), splits=split(names, val or ("every:5" if count >= 5 else "none")), cache_bytes=cache_bytes,
             notes=[f"{count} made pictures of cells (no microscope was involved), seed {seed}"],
         )  # fmt: skip
         self.seed = seed
@@ -69,7 +69,7 @@ def _picture(size: int, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         rows, columns = _window(cy, 1.2 * radius, size), _window(cx, 1.2 * radius, size)
         distance = _outline(rng, y[rows] - cy, x[:, columns] - cx, radius)
         inside = distance < 1
-        nucleus = np.exp(-np.clip(distance * rng.uniform(1.5, 2.5), 0, 6) ** 2)
+        nucleus = np.exp(-((distance * rng.uniform(1.5, 2.5)) ** 2))
         body = rng.uniform(0.18, 0.55) * (1 - 0.25 * distance**2) + rng.uniform(0.05, 0.3) * nucleus
         body *= 1 + 0.1 * grain[rows, columns]
         light[rows, columns] = np.where(inside, np.maximum(light[rows, columns], body), light[rows, columns])
@@ -81,7 +81,7 @@ def _picture(size: int, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
 
     light = _smooth(light, 0.01 * size)
     lamp = 1 + rng.uniform(-0.35, 0.35) * (x - 0.5) + rng.uniform(-0.35, 0.35) * (y - 0.5)
-    light = (light + rng.uniform(0.06, 0.18)) * lamp
+    light = (light * rng.uniform(0.7, 1.4) + rng.uniform(0.04, 0.22)) * lamp
     light += noise.standard_normal((size, size)) * (0.02 + 0.05 * np.sqrt(np.clip(light, 0, None)))
     tint = rng.uniform(0.85, 1.15, 3)
     image = light[:, :, None] * tint + 0.01 * noise.standard_normal((size, size, 3))
@@ -100,7 +100,8 @@ def _outline(rng: np.random.Generator, dy: np.ndarray, dx: np.ndarray, radius: f
     v = (dy * np.cos(turn) - dx * np.sin(turn)) / stretch
     angle = np.arctan2(v, u)
     rim = 1 + sum(rng.uniform(0, 0.12 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 5))
-    return np.hypot(u, v) / (radius * rim)
+    distance: np.ndarray = np.hypot(u, v) / (radius * rim)
+    return distance
 
 
 def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
@@ -111,5 +112,5 @@ def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
     for axis in (0, 1):
         padded = np.pad(values, [(reach, reach) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
         n = values.shape[axis]
-        values = sum(w * np.take(padded, range(k, k + n), axis) for k, w in enumerate(weights))  # type: ignore[assignment]
+        values = sum(w * np.take(padded, range(k, k + n), axis) for k, w in enumerate(weights))
     return values

@@ -1,7 +1,7 @@
 """What training sees of any dataset: square images and masks by index, names, classes, splits.
 
-A dataset keeps decoded, resized samples in memory until `cache_bytes` are used (then it keeps those and decodes the others
-each time), so later epochs cost no decoding.
+A dataset keeps decoded, resized samples in memory until `cache_bytes` are used (then it keeps those and decodes the
+others each time), so later epochs cost no decoding.
 """
 
 import os
@@ -23,7 +23,7 @@ CACHE_BYTES = 1 << 30  # 5461 RGB images of 256 x 256 with their masks
 
 
 def each(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None = None) -> list[Any]:
-    """`[work(item) for item in items]` on several threads (default: one a core, at most 8); the first error is raised."""
+    """`[work(item) for item in items]` on threads (default: one a core, at most 8); the first error is raised."""
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
@@ -91,7 +91,9 @@ class Dataset:
         return len(self.names)
 
     def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image (S, S, channels), uint8 or uint16, and mask (S, S), uint8 in 0..K-1 or IGNORE. Read-only; any thread may ask.
+        """Image (S, S, channels), uint8 or uint16, and mask (S, S), uint8 in 0..K-1 or IGNORE.
+
+        The arrays are read-only; any thread may ask.
 
         Raises:
             DataError: the file is damaged, or its mask holds a value that is no class.
@@ -134,7 +136,8 @@ def split(names: Sequence[str], spec: str) -> dict[str, tuple[int, ...]]:
     Args:
         names: in the dataset's order.
         spec: "every:N" (index % N == N - 1 is validation), a fraction such as "0.2" (that share, evenly spread: 0.2 is
-            every:5), "none" (all train), or the path of a file with one validation name a line (with or without an extension).
+            every:5), "none" (all train), or the path of a file with one validation name a line (with or without an
+            extension).
 
     Raises:
         DataError: not such a spec, an unknown name, or an empty side.

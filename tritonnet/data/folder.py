@@ -4,8 +4,8 @@
     DIR/images/a.jpg  DIR/annotations/trimaps/a.png, annotations/trainval.txt, annotations/test.txt
                                                  pet 1, background 0, the unsure border ignored (Parkhi et al., 2012)
 
-Samples are in the order of the image files' sorted names. Opening reads every image's header and every mask (the trimaps'
-values are known, so theirs are read when used), so most faults show before training starts.
+Samples are in the order of the image files' sorted names. Opening reads every image's header and every mask (the
+trimaps' values are known, so theirs are read when used), so most faults show before training starts.
 """
 
 import os
@@ -116,10 +116,10 @@ def _open_pets(
     wide, _, notes = _check_sizes(images, masks)
     names = [path.stem for path in images]
     train, test = (tuple(sorted(find(names, listed[part], part))) for part in ("trainval", "test"))
-    notes += [f"Oxford-IIIT Pet: {len(train)} images in trainval.txt, {len(test)} in test.txt; the unsure border is ignored"]
+    notes += [f"Oxford-IIIT Pet: {len(train)} in trainval.txt, {len(test)} in test.txt; the unsure border is ignored"]
     if val is None or val == "test":
         splits = {"train": train, "val": test}
-        notes += ["validation is test.txt itself: the best model is chosen on the test set; --val every:5 keeps them apart"]
+        notes += ["the test set chooses the best model (validation is test.txt); --val every:5 keeps the two apart"]
     else:
         inner = split([names[i] for i in train], val)
         splits = {part: tuple(train[i] for i in chosen) for part, chosen in inner.items()} | {"test": test}
@@ -155,7 +155,7 @@ def _pair(images: list[Path], masks: dict[str, Path], *, extra_allowed: bool) ->
 
 
 def _check_sizes(images: Sequence[Path], masks: Sequence[Path]) -> tuple[bool, bool, list[str]]:
-    """Every mask must be as large as its image. Whether any image has 16 bits, any mask is a JPEG, and what to tell the user."""
+    """Refuse a mask of another size than its image. Any image of 16 bits? Any mask a JPEG? Notes for the user."""
     heads, mask_heads = each(image_header, images), each(image_header, masks)
     for image, mask, head, mask_head in zip(images, masks, heads, mask_heads, strict=True):
         if head.size != mask_head.size:
@@ -175,6 +175,7 @@ def _infer(masks: Sequence[Path], folder: Path, lossy: bool) -> tuple[MaskMappin
     where: dict[int, str] = {}
     colours: dict[int, tuple[int, int, int]] = {}
     coloured: list[Path] = []
+    greyest = (0.0, "")
 
     def histogram(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, tuple[int, int, int]] | None]:
         raw, used = read_mask(path)
@@ -186,6 +187,7 @@ def _infer(masks: Sequence[Path], folder: Path, lossy: bool) -> tuple[MaskMappin
         counts[values] += times
         for value in values:
             where.setdefault(int(value), path.name)
+        greyest = max(greyest, (float(times[(values >= 64) & (values < 192)].sum() / times.sum()), path.name))
         if used is not None:
             coloured.append(path)
         for value, colour in (used or {}).items():
@@ -196,5 +198,5 @@ def _infer(masks: Sequence[Path], folder: Path, lossy: bool) -> tuple[MaskMappin
                 )
     if coloured and len(coloured) < len(masks):
         raise DataError(f"{coloured[0]}: has a coloured palette while other masks have none; save all masks in one way")
-    mapping = infer_mapping(counts, where, lossy, str(folder))
+    mapping = infer_mapping(counts, where, lossy, greyest, str(folder))
     return mapping, {c: colours[v] for v, c in mapping.values.items() if v in colours and c != IGNORE}

@@ -1,8 +1,8 @@
 """Picture files as arrays: one place that opens them, for training, evaluation and prediction alike.
 
-PNG, JPEG, GIF (first frame) and BMP, recognised by content, so a GIF named `.jpg` opens. The EXIF orientation is applied.
-Transparent pixels are shown over black, as a viewer would, since the colours hidden under them are arbitrary. A 16-bit
-grey PNG keeps its 16 bits; Pillow hands other 16-bit PNGs over as 8 bits.
+PNG, JPEG, GIF (first frame) and BMP, recognised by content, so a GIF named `.jpg` opens. The EXIF orientation is
+applied. Transparent pixels are shown over black, as a viewer would, since the colours hidden under them are arbitrary.
+A 16-bit grey PNG keeps its 16 bits; Pillow hands other 16-bit PNGs over as 8 bits.
 """
 
 from pathlib import Path
@@ -53,7 +53,7 @@ def _is_clutter(path: Path) -> bool:
 
 
 class Header(NamedTuple):
-    """What a picture's first bytes tell: (width, height) once upright, 16 bits a value or not, EXIF orientation 1 to 8."""
+    """From a file's first bytes: (width, height) once upright, 16 bits a value or not, EXIF orientation 1 to 8."""
 
     size: tuple[int, int]
     wide: bool
@@ -108,8 +108,9 @@ def load_image(path: str | Path, size: int | None = None, *, channels: int = 3, 
 def read_mask(path: str | Path) -> tuple[np.ndarray, dict[int, tuple[int, int, int]] | None]:
     """Read a mask's raw values and, for a coloured palette, the colour of every value used.
 
-    Grey and RGB-coded grey give the grey value (1-bit: 0 or 255). A palette of greys gives the grey value too, since such
-    files number their entries arbitrarily; a palette with colours gives the index, the custom for class ids. Alpha is dropped.
+    Grey and RGB-coded grey give the grey value (1-bit: 0 or 255). A palette of greys gives the grey value too, since
+    such files number their entries arbitrarily; a palette with colours gives the index, the custom for class ids. Alpha
+    is dropped.
 
     Returns:
         ((H, W) int32 in 0..65535, {value: (r, g, b)} or None).
@@ -127,7 +128,7 @@ def read_mask(path: str | Path) -> tuple[np.ndarray, dict[int, tuple[int, int, i
         table = np.asarray(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
         used = np.unique(index)
         if used[-1] >= len(table):
-            raise DataError(f"{path}: palette has {len(table)} colours, a pixel asks for number {used[-1]}; save it anew")
+            raise DataError(f"{path}: a pixel has palette number {used[-1]} of only {len(table)}; save the mask anew")
         if (table == table[:, :1]).all():
             return table[:, 0][index].astype(np.int32), None
         return index.astype(np.int32), {int(v): (int(table[v, 0]), int(table[v, 1]), int(table[v, 2])) for v in used}

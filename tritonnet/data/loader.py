@@ -1,8 +1,8 @@
 """Batches for training and evaluation, decoded by background threads ahead of the step.
 
-The order of an epoch and the flips of a sample are pure functions of (seed, epoch, index), by a hash of our own (splitmix64
-steps; Steele, Lea and Flood, 2014) rather than a generator with a state: so neither threads, nor stopping and resuming, nor
-another version of numpy changes what a run sees.
+The order of an epoch and the flips of a sample are pure functions of (seed, epoch, index), by a hash of our own
+(splitmix64 steps; Steele, Lea and Flood, 2014) rather than a generator with a state: so neither threads, nor stopping
+and resuming, nor another version of numpy changes what a run sees.
 """
 
 import os
@@ -21,9 +21,9 @@ __all__ = ["Batch", "Loader"]
 class Batch(NamedTuple):
     """What one step takes.
 
-    Shape: images (N, S, S, channels) uint8, or int32 in 0..65535 where the dataset is wide; masks (N, S, S) uint8; indices
-    (N,) int64 into the dataset. `position` is how many images of the epoch are taken once this batch is done: a run that
-    stores it resumes with `epoch(e, position)`.
+    Shape: images (N, S, S, channels) uint8, or int32 in 0..65535 where the dataset is wide; masks (N, S, S) uint8;
+        indices (N,) int64 into the dataset. `position` is how many images of the epoch are taken once this batch is
+        done: a run that stores it resumes with `epoch(e, position)`.
     """
 
     images: np.ndarray

@@ -7,12 +7,14 @@ The rules, tried in this order on the set of values that occur anywhere:
 3. two values: the smaller is class 0, the larger class 1 (0/255, 0/1, 1/2, 0/65535, ...)
 4. all below 64: class numbers as they are, K = largest + 1; with 0..k complete, k >= 1, a further 255 is IGNORE
 5. at most 32 values at least 8 apart: grey levels, numbered in rising order (0/128/255 -> 0, 1, 2)
-6. at most 255 and 95 % of the pixels below 64 or from 192: two classes smeared by anti-aliasing or JPEG, cut at 128
+6. at most 255, and below 64 or from 192 in 95 % of all pixels and 80 % of every mask's: two classes smeared by
+   anti-aliasing or JPEG, cut at 128
 7. anything else: refused, with what was found
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,12 +28,13 @@ _UNKNOWN = -1
 
 # Black, then colours that stay apart on a screen and in print (Okabe and Ito, "Color Universal Design").
 _COLOURS = (
-    (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+    (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
+    (204, 121, 167),
 )  # fmt: skip
 
 
 def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """One (red, green, blue) in 0..255 a class; class 0 is black. Beyond eight classes the colours are darkened copies."""
+    """One (red, green, blue) in 0..255 a class; class 0 is black. Beyond eight classes come darker copies."""
     palette = []
     for c in range(num_classes):
         turn, position = divmod(c, len(_COLOURS))
@@ -45,7 +48,8 @@ class MaskMapping:
     """Raw mask value -> class.
 
     Attributes:
-        rule: "values" (each raw value has its class, others are an error) or "threshold" (below 128 class 0, from 128 class 1).
+        rule: "values" (each raw value has its class, others are an error) or "threshold" (below 128 class 0, from 128
+            class 1).
         num_classes: K; classes are 0..K-1, and IGNORE.
         values: for "values", {raw value in 0..65535: class in 0..K-1 or IGNORE}; empty for "threshold".
     """
@@ -57,7 +61,9 @@ class MaskMapping:
     def __str__(self) -> str:
         """One line to print."""
         if self.rule == "threshold":
-            return "mask values: below 128 -> class 0, from 128 -> class 1 (the values are smeared, as by JPEG or anti-aliasing)"
+            return (
+                "mask values: below 128 -> class 0, from 128 -> class 1 (they are smeared, as by JPEG or anti-aliasing)"
+            )
         pairs = sorted(self.values.items())
         if len(pairs) > 8 and all(raw == c for raw, c in pairs):
             return f"mask values: {pairs[0][0]}..{pairs[-1][0]} are the class numbers"
@@ -78,9 +84,9 @@ class MaskMapping:
         """
         if self.rule == "threshold":
             return (raw >= 128).astype(np.uint8)
-        table = np.full(65536, _UNKNOWN, np.int16)
+        table: np.ndarray = np.full(65536, _UNKNOWN, np.int16)
         table[list(self.values)] = list(self.values.values())
-        mask = table[raw]
+        mask: np.ndarray = table[raw]
         if mask.min(initial=0) < 0:
             strangers = np.unique(raw[mask < 0])
             known = ", ".join(str(v) for v in sorted(self.values)[:10])
@@ -88,7 +94,7 @@ class MaskMapping:
                 f"{name}: mask value {_some(strangers)} is no class (classes come from the values {known}); "
                 "correct the mask, or train anew with it so that the mapping is inferred again"
             )
-        return mask.astype(np.uint8)
+        return np.asarray(mask, np.uint8)
 
     def to_json(self) -> dict[str, Any]:
         """For a model file."""
@@ -115,13 +121,16 @@ class MaskMapping:
         return mapping
 
 
-def infer_mapping(counts: np.ndarray, where: Mapping[int, str], lossy: bool, folder: str) -> MaskMapping:
+def infer_mapping(
+    counts: np.ndarray, where: Mapping[int, str], lossy: bool, greyest: tuple[float, str], folder: str
+) -> MaskMapping:
     """The mapping for masks with these values, by the rules above.
 
     Args:
         counts: (65536,) pixels of each raw value over all masks.
         where: for each value that occurs, a file it occurs in.
         lossy: whether any mask is a JPEG.
+        greyest: the mask with the largest share of its pixels in 64..191: that share (0..1), and the file.
         folder: named in errors.
 
     Raises:
@@ -129,7 +138,7 @@ def infer_mapping(counts: np.ndarray, where: Mapping[int, str], lossy: bool, fol
     """
     values = [int(v) for v in np.flatnonzero(counts)]
     if len(values) == 1:
-        raise DataError(f"{folder}: every pixel of every mask is {values[0]}, so there is nothing to learn; check the masks")
+        raise DataError(f"{folder}: every pixel of every mask is {values[0]}: nothing to learn; check the masks")
     if not lossy:
         if len(values) == 2:
             return MaskMapping("values", 2, {values[0]: 0, values[1]: 1})
@@ -137,16 +146,17 @@ def infer_mapping(counts: np.ndarray, where: Mapping[int, str], lossy: bool, fol
         if ids[-1] < 64 and (len(ids) == len(values) or ids == list(range(len(ids)))):
             ignored = {IGNORE: IGNORE} if len(ids) < len(values) else {}
             return MaskMapping("values", ids[-1] + 1, {v: v for v in range(ids[-1] + 1)} | ignored)
-        if len(values) <= 32 and min(b - a for a, b in zip(values, values[1:], strict=False)) >= 8:
+        if len(values) <= 32 and min(b - a for a, b in pairwise(values)) >= 8:
             return MaskMapping("values", len(values), {v: c for c, v in enumerate(values)})
     extreme = int(counts[:64].sum() + counts[192:256].sum())
     total = int(counts.sum())
-    if values[-1] <= 255 and values[0] < 64 and values[-1] >= 192 and extreme >= 0.95 * total:
+    if values[-1] <= 255 and values[0] < 64 and values[-1] >= 192 and extreme >= 0.95 * total and greyest[0] <= 0.2:
         return MaskMapping("threshold", 2, {})
     odd = next((v for v in values if 0 < v < 255), values[-1])
+    file = greyest[1] if greyest[0] > 0.2 else where[odd]
     raise DataError(
-        f"{folder}: the masks hold {len(values)} different values ({_some(values)}; {odd} in {where[odd]}), which are neither "
-        "0/255 nor class numbers below 64; save one grey value a class, such as 0, 1, 2, ..."
+        f"{folder}: the masks hold {len(values)} different values ({_some(values)}; look at {file}), which are "
+        "neither 0/255 nor class numbers below 64; save one grey value a class, such as 0, 1, 2, ..."
     )
 
 

@@ -1,17 +1,17 @@
-"""Model files: HDF5, one schema, written atomically, read with suspicion.
+r"""Model files: HDF5, one schema, written atomically, read with suspicion.
 
     /                          attributes format = "tritonnet", format_version = 1
-    /config                    JSON text: the model and its arguments, image scaling, classes, palette, mask mapping, precision
-    /model/<state_dict key>    arrays in torch's logical shape, C order
-    /optimizer/<slot>/<key>    arrays (last.h5 only)
-    /progress                  JSON text: epoch, step, position, seed, ... (last.h5 only)
+    /config                    JSON text: the model and its arguments, image scaling, classes, palette, mask mapping,
+    precision /model/<state_dict key>    arrays in torch's logical shape, C order /optimizer/<slot>/<key>    arrays
+    (last.h5 only) /progress                  JSON text: epoch, step, position, seed, ... (last.h5 only)
 
-Every dataset has an attribute `sha256`: the hash of the line "<path> <dtype> <shape>\\n", for example
-"/model/outc.conv.bias <f4 (2,)\\n", followed by the array's bytes (C order, little-endian); JSON text is hashed the same way
-with dtype and shape "json". So values, names and shapes are all guarded.
+Every dataset has an attribute `sha256`: the hash of the line "<path> <dtype> <shape>\n", for example
+"/model/outc.conv.bias <f4 (2,)\n", followed by the array's bytes (C order, little-endian); JSON text is hashed the
+same way with dtype and shape "json". So values, names and shapes are all guarded.
 
-Reading visits only what the schema has, through hard links alone. It refuses external and soft links, virtual and external
-storage, filters other than gzip, shuffle and fletcher32, types other than numbers, and sizes the file cannot hold.
+Reading visits only what the schema has, through hard links alone. It refuses external and soft links, virtual and
+external storage, filters other than gzip, shuffle and fletcher32, types other than numbers, and sizes the file cannot
+hold.
 """
 
 import hashlib
@@ -114,7 +114,8 @@ def load_model(path: str | os.PathLike[str], *, training: bool = True) -> ModelF
         with open(path, "rb") as raw:
             start = raw.read(8)
         if start != _SIGNATURE:
-            hint = "it looks like a PyTorch file; those are read by load_pth" if start[:2] in (b"PK", b"\x80\x02") else "not HDF5"
+            pytorch = start[:2] in (b"PK", b"\x80\x02")
+            hint = "it looks like a PyTorch file; those are read by load_pth" if pytorch else "not HDF5"
             raise ModelFileError(f"not a tritonnet model file ({hint})")
         # model files are replaced, never changed in place, so reading needs no lock
         with h5py.File(path, "r", locking=False) as file:
@@ -137,7 +138,7 @@ def _read(file: h5py.File, path: Path, training: bool) -> ModelFile:
         raise ModelFileError(f"format version {version}, this tritonnet reads version {FORMAT_VERSION}")
     parts = set(_names(file))
     if not {"config", "model"} <= parts <= {"config", "model", "optimizer", "progress"}:
-        raise ModelFileError(f"holds {sorted(parts)}; a model file has config, model, and perhaps optimizer and progress")
+        raise ModelFileError(f"holds {sorted(parts)}; a model file has config, model, perhaps optimizer and progress")
     optimizer = progress = None
     if training and "optimizer" in parts:
         group = _member(file, "optimizer", h5py.Group)
@@ -195,7 +196,7 @@ def _read_json(file: h5py.File, name: str) -> dict[str, Any]:
 
 def _digest(line: str, content: Any) -> str:
     # a flat view: hashlib takes no arrays of rank 0 and none that are empty in some axis
-    data = content.reshape(-1).view(np.uint8) if isinstance(content, np.ndarray) else content
+    data = content.reshape(-1).view(np.uint8).data if isinstance(content, np.ndarray) else content
     digest = hashlib.sha256(f"{line}\n".encode())
     digest.update(data)
     return digest.hexdigest()
@@ -240,7 +241,7 @@ def _check_storage(dataset: h5py.Dataset) -> None:
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
     strangers = [code for code in filters if code not in _FILTERS]
     if strangers:
-        raise ModelFileError(f"{dataset.name} uses HDF5 filter {strangers[0]}; only gzip, shuffle and fletcher32 are read")
+        raise ModelFileError(f"{dataset.name} uses HDF5 filter {strangers[0]}; gzip, shuffle, fletcher32 are read")
     if dataset.shape is None:
         raise ModelFileError(f"{dataset.name} has no shape")
     stored = min(dataset.id.get_storage_size(), os.path.getsize(dataset.file.filename))

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,12 +90,13 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ModelFileError(f"{path}: not a safetensors file ({error})") from None
 
 
-def _array(entry: Mapping[str, object], data: memoryview) -> np.ndarray:
-    begin, end = entry["data_offsets"]  # type: ignore[misc]
-    shape = tuple(int(n) for n in entry["shape"])  # type: ignore[attr-defined]
+def _array(entry: Mapping[str, Any], data: memoryview) -> np.ndarray:
+    begin, end = (int(at) for at in entry["data_offsets"])
+    shape = tuple(int(n) for n in entry["shape"])
     half = entry["dtype"] == "BF16"
     dtype = np.dtype("<u2") if half else np.dtype(_TYPES[str(entry["dtype"])])
-    if not 0 <= begin <= end <= len(data) or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != end - begin:
+    fits = min(shape, default=0) >= 0 and math.prod(shape) * dtype.itemsize == end - begin
+    if not (fits and 0 <= begin <= end <= len(data)):
         raise ValueError("an array does not fit the file")
     array = np.frombuffer(data[begin:end], dtype).reshape(shape)
     # a bfloat16 is the upper half of a float32

@@ -1,8 +1,8 @@
 """The pieces both U-Nets are made of, each with a plain forward (module by module) and the fused one.
 
-The fused forward computes the same numbers with fewer kernels: batch norm and ReLU in one pass, its statistics from the
-convolution, and concatenation by layout: the skip is written into the first channels of a wide buffer, the up-sampled
-image into the rest.
+The fused forward computes the same numbers with fewer kernels: batch norm, ReLU and max pooling in one pass, statistics
+from the convolution, and concatenation by layout: the skip is written into the first channels of a wide buffer, the
+up-sampled image into the rest.
 """
 
 from typing import Any
@@ -14,8 +14,9 @@ from tritonnet.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Module, ReLU, Seq
 from tritonnet.nn import functional as F
 from tritonnet.ops.cat import wide
 from tritonnet.ops.conv import conv2d_moments
+from tritonnet.ops.norm import batch_norm_relu_max_pool2d
 
-__all__ = ["Concat", "DoubleConv", "fused_conv", "join"]
+__all__ = ["Concat", "DoubleConv", "fused_join"]
 
 
 class DoubleConv(Module):
@@ -32,24 +33,33 @@ class DoubleConv(Module):
         """Module by module."""
         return self.double_conv(x)  # type: ignore[no-any-return]
 
-    def fused(self, x: Tensor, room: int = 0) -> tuple[Tensor, torch.Tensor | None]:
-        """The same numbers in fewer kernels.
+    def fused(self, x: Tensor) -> Tensor:
+        """The same numbers in fewer kernels."""
+        x, norm, moments = self._until_last(x)
+        return F.batch_norm_relu(x, **norm.arguments(), moments=moments)
+
+    def fused_skip(self, x: Tensor, room: int) -> tuple[Tensor, Tensor, torch.Tensor]:
+        """The same for a block with a skip.
 
         Args:
             x: (N, in, H, W).
-            room: channels to leave free behind the result for what is up-sampled from half its size.
+            room: channels to leave free behind the skip for what will be joined to it, at least 1.
 
         Returns:
-            The result, and the free channels (N, H, W, room) of its buffer; None where an odd size rules them out.
+            The result, its 2x2 max pool, and the free channels (N, H, W, room) of its buffer.
         """
+        x, norm, moments = self._until_last(x)
+        n, c, h, w = x.shape
+        both = wide(n, h, w, c + room, x.dtype)
+        skip, pooled = batch_norm_relu_max_pool2d(x, **norm.arguments(), moments=moments, out=both[..., :c])
+        return skip, pooled, both[..., c:]
+
+    def _until_last(self, x: Tensor) -> tuple[Tensor, BatchNorm2d, Any]:
+        """The second convolution's result, the batch norm behind it, and the statistics that it needs."""
         conv1, norm1, _, conv2, norm2, _ = self.double_conv
         x, moments = _convolve(conv1, norm1, x)
         x, moments = _convolve(conv2, norm2, F.batch_norm_relu(x, **norm1.arguments(), moments=moments))
-        n, c, h, w = x.shape
-        if room == 0 or h % 2 or w % 2:
-            return F.batch_norm_relu(x, **norm2.arguments(), moments=moments), None
-        both = wide(n, h, w, c + room, x.dtype)
-        return F.batch_norm_relu(x, **norm2.arguments(), moments=moments, out=both[..., :c]), both[..., c:]
+        return x, norm2, moments
 
 
 def _convolve(conv: Conv2d, norm: BatchNorm2d, x: Tensor) -> tuple[Tensor, Any]:
@@ -64,31 +74,30 @@ class Concat(Module):
 
     def forward(self, skip: Tensor, x: Tensor) -> Tensor:
         """(N, A, H, W) and (N, B, P <= H, Q <= W) -> (N, A + B, H, W)."""
-        return join(skip, x)
+        return _join(skip, x, None)
 
 
-def join(skip: Tensor, x: Tensor) -> Tensor:
-    """What Concat computes; free of any copy where the two lie side by side in one buffer."""
-    tall, wide_ = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
-    if tall or wide_:
-        x = F.pad(x, (wide_ // 2, wide_ - wide_ // 2, tall // 2, tall - tall // 2))
+def _join(skip: Tensor, x: Tensor, free: torch.Tensor | None) -> Tensor:
+    """What Concat computes; no copy if `x` lies in `free`, the channels behind the skip, or is padded into them."""
+    tall, broad = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
+    if tall or broad:
+        x = F.pad(x, (broad // 2, broad - broad // 2, tall // 2, tall - tall // 2), out=free)
     return F.cat((skip, x), dim=1)
 
 
-def fused_conv(module: Any, x: Tensor, out: torch.Tensor | None) -> Tensor:
-    """`module(x)` written to `out`, for a convolution, a transposed convolution or an up-sampling."""
-    if isinstance(module, ConvTranspose2d):
-        return F.conv_transpose2d(
+def fused_join(skip: Tensor, free: torch.Tensor, module: Any, x: Tensor) -> Tensor:
+    """Concat of `skip` and `module(x)`, written to `free`; a convolution keeps x's size, others double it."""
+    size = x.shape[2:] if isinstance(module, Conv2d) else (2 * x.shape[2], 2 * x.shape[3])
+    out = free if size == skip.shape[2:] else None
+    if isinstance(module, Conv2d):
+        x = F.conv2d(x, module.weight, module.bias, module.stride, module.padding, module.dilation, out=out)
+    elif isinstance(module, ConvTranspose2d):
+        x = F.conv_transpose2d(
             x, module.weight, module.bias, module.stride, module.padding, module.output_padding,
             dilation=module.dilation, out=out,
         )  # fmt: skip
-    if isinstance(module, Conv2d):
-        return F.conv2d(x, module.weight, module.bias, module.stride, module.padding, module.dilation, out=out)
-    return F.interpolate(
-        x,
-        size=module.size,
-        scale_factor=module.scale_factor,
-        mode=module.mode,
-        align_corners=module.align_corners,
-        out=out,
-    )
+    else:
+        x = F.interpolate(
+            x, module.size, module.scale_factor, mode=module.mode, align_corners=module.align_corners, out=out
+        )
+    return _join(skip, x, free)

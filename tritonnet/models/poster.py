@@ -9,7 +9,7 @@ cross-entropy.
 """
 
 from tritonnet.autograd import Tensor
-from tritonnet.models.blocks import Concat, DoubleConv, fused_conv, join
+from tritonnet.models.blocks import Concat, DoubleConv, fused_join
 from tritonnet.models.segmenter import Segmenter
 from tritonnet.nn import Conv2d, ConvTranspose2d, MaxPool2d, Softmax
 
@@ -59,11 +59,11 @@ class PosterUNet(Segmenter):
         return self.head(x)  # type: ignore[no-any-return]
 
     def _fused(self, x: Tensor) -> Tensor:
-        skip1, free1 = self.down1.fused(x, self.narrow2.out_channels)
-        skip2, free2 = self.down2.fused(self.pool1(skip1), self.narrow1.out_channels)
-        x, _ = self.middle.fused(self.pool2(skip2))
-        x, _ = self.merge1.fused(join(skip2, fused_conv(self.narrow1, self.up1(x), free2)))
-        x, _ = self.merge2.fused(join(skip1, fused_conv(self.narrow2, self.up2(x), free1)))
+        skip1, x, free1 = self.down1.fused_skip(x, self.narrow2.out_channels)
+        skip2, x, free2 = self.down2.fused_skip(x, self.narrow1.out_channels)
+        x = self.middle.fused(x)
+        x = self.merge1.fused(fused_join(skip2, free2, self.narrow1, self.up1(x)))
+        x = self.merge2.fused(fused_join(skip1, free1, self.narrow2, self.up2(x)))
         return self.head(x)  # type: ignore[no-any-return]
 
     def whole(self, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from tritonnet.kernels.argmax import argmax_fwd
 from tritonnet.kernels.convert import image_input
 from tritonnet.kernels.runtime import refuse
 from tritonnet.models.summary import table
-from tritonnet.nn import Module
+from tritonnet.nn import MaxPool2d, Module
 from tritonnet.nn import functional as F
 from tritonnet.optim import Adam
 
@@ -52,13 +52,17 @@ class Segmenter(Module):
     # --- for the subclasses ---
 
     def built(self) -> None:
-        """Remember the children's types: the end of a subclass's __init__."""
-        self._types = [type(module) for module in self.modules()]
+        """Remember what the children are: the end of a subclass's __init__."""
+        self._kinds = self._children_now()
 
     def is_as_built(self) -> bool:
-        """Whether fused kernels may stand for the children: none has another type now, none a hook."""
-        modules = list(self.modules())
-        return [type(module) for module in modules] == self._types and not any(module._hooks for module in modules[1:])
+        """Whether fused kernels may stand for the children: none was exchanged for another kind, none has a hook."""
+        return self._children_now() == self._kinds
+
+    def _children_now(self) -> list[Any]:
+        """Every module's type, and of a pooling its window too; None where a hook must see the module called."""
+        modules = list(self.modules())[1:]
+        return [None if m._hooks else m.extra_repr() if isinstance(m, MaxPool2d) else type(m) for m in modules]
 
     def check(self, x: Tensor, least: int) -> None:
         """Refuse images of another rank, other channels, or smaller than `least` pixels a side."""
@@ -144,7 +148,9 @@ class Segmenter(Module):
             Refused: images and masks that do not belong together.
         """
         optimizer = optimizer or Adam(self.parameters(), lr=1e-3)
-        history: dict[str, list[float]] = {"loss": [], "seconds": []} | ({"val_loss": []} if validation else {})
+        history: dict[str, list[float]] = {"loss": [], "val_loss": [], "seconds": []}
+        if not validation:
+            del history["val_loss"]
         for epoch in range(epochs):
             start = time.perf_counter()
             self.train()
@@ -192,7 +198,8 @@ class Segmenter(Module):
 def _size(images: Any) -> tuple[int, int]:
     if images.ndim != 4:
         refuse("predict", f"images must have 4 dimensions, got shape {images.shape}")
-    return images.shape[1:3] if str(images.dtype) == "uint8" else images.shape[2:4]
+    h, w = images.shape[1:3] if str(images.dtype) == "uint8" else images.shape[2:4]
+    return h, w
 
 
 def _mean(losses: list[tuple[Tensor, int]]) -> float:

@@ -36,7 +36,9 @@ def label(module: Module) -> str:
     if isinstance(module, MaxPool2d):
         return f"MaxPool {module.kernel_size}"
     if isinstance(module, Upsample):
-        return f"Upsample {module.scale_factor}, {module.mode}"
+        return (
+            f"Upsample {module.scale_factor:g}, {module.mode}" if isinstance(module.scale_factor, float) else "Upsample"
+        )
     return "BatchNorm" if isinstance(module, BatchNorm2d) else type(module).__name__
 
 

@@ -1,8 +1,8 @@
 """The U-Net with the key names of the widely used PyTorch implementation, so that its published weights load.
 
 Down: double convolutions of base_channels * 2**i channels between 2x2 max pools. Up: 2x2 transposed convolutions of
-stride 2 (or bilinear up-sampling with align_corners, which halves the widths below), each joined to the skip of its size
-as (skip, up) and put through a double convolution. A last 1x1 convolution gives one logit a class.
+stride 2 (or bilinear up-sampling with align_corners, which halves the widths below), each joined to the skip of its
+size as (skip, up) and put through a double convolution. A last 1x1 convolution gives one logit a class.
 
 Source: Ronneberger et al. 2015, with padded convolutions and batch norm.
 """
@@ -12,10 +12,9 @@ from typing import Any
 
 from tritonnet.autograd import Tensor
 from tritonnet.kernels.runtime import refuse
-from tritonnet.models.blocks import Concat, DoubleConv, fused_conv, join
+from tritonnet.models.blocks import Concat, DoubleConv, fused_join
 from tritonnet.models.segmenter import Segmenter
 from tritonnet.nn import Conv2d, ConvTranspose2d, IncompatibleKeys, MaxPool2d, Module, Sequential, Upsample
-from tritonnet.nn import functional as F
 
 __all__ = ["UNet"]
 
@@ -116,17 +115,15 @@ class UNet(Segmenter):
 
     def _fused(self, x: Tensor, downs: list[Any], ups: list[Any]) -> Tensor:
         skips = []
-        block = self.inc
+        block: Any = self.inc
         for down, up in zip(downs, reversed(ups), strict=True):
             room = up.conv.double_conv[0].in_channels - block.double_conv[3].out_channels
-            skip, free = block.fused(x, room)
+            skip, x, free = block.fused_skip(x, room)
             skips.append((skip, free))
-            pool, block = down.maxpool_conv
-            x = F.max_pool2d(skip, pool.kernel_size, pool.stride, pool.padding)
-        x, _ = block.fused(x)
+            block = down.maxpool_conv[1]
+        x = block.fused(x)
         for up in ups:
-            skip, free = skips.pop()
-            x, _ = up.conv.fused(join(skip, fused_conv(up.up, x, free)))
+            x = up.conv.fused(fused_join(*skips.pop(), up.up, x))
         return self.outc(x)  # type: ignore[no-any-return]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:

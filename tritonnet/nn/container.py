@@ -20,7 +20,8 @@ class _Numbered(Module):
     def _name(self, index: int) -> str:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} modules")
-        return list(self._modules)[index]
+        names: list[str] = list(self._modules)
+        return names[index]
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):

@@ -18,16 +18,12 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _written(tensor: Tensor) -> Tensor:
-    if isinstance(tensor, Parameter):
-        tensor.changed()
-    return tensor
-
-
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Every element becomes `val`."""
     fill(tensor.data, val)
-    return _written(tensor)
+    if isinstance(tensor, Parameter):
+        tensor.changed()
+    return tensor
 
 
 def zeros_(tensor: Tensor) -> Tensor:
@@ -42,14 +38,12 @@ def ones_(tensor: Tensor) -> Tensor:
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
     """Uniform numbers from [a, b)."""
-    random.uniform_(tensor, a, b)
-    return _written(tensor)
+    return random.uniform_(tensor, a, b)
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Normal numbers with that mean and standard deviation."""
-    random.normal_(tensor, mean, std)
-    return _written(tensor)
+    return random.normal_(tensor, mean, std)
 
 
 def fan(tensor: Tensor, mode: str) -> int:

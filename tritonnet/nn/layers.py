@@ -41,6 +41,7 @@ class _Convolution(Module):
 
     weight: Parameter
     bias: Parameter | None
+    padding: Any  # a pair, or 'same' or 'valid'
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size, padding: Size | str,
@@ -316,7 +317,7 @@ class Upsample(Module):
     """Enlarge (N, C, H, W) to `size`, or by `scale_factor`, as `F.interpolate` does.
 
     Raises:
-        Refused: mode other than "bilinear", or recompute_scale_factor.
+        Refused: mode other than "nearest" and "bilinear", or recompute_scale_factor.
     """
 
     def __init__(
@@ -324,8 +325,14 @@ class Upsample(Module):
         align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        only("Upsample", mode=(mode, "bilinear"), recompute_scale_factor=(recompute_scale_factor, None))
-        self.size, self.scale_factor, self.mode, self.align_corners = size, scale_factor, mode, align_corners
+        only("Upsample", recompute_scale_factor=(recompute_scale_factor, None))
+        if mode not in ("nearest", "bilinear"):
+            refuse("Upsample", f"mode must be nearest or bilinear, got {mode!r}")
+        factor = scale_factor
+        self.scale_factor = (
+            tuple(map(float, factor)) if isinstance(factor, tuple) else float(factor) if factor else None
+        )
+        self.size, self.mode, self.align_corners = size, mode, align_corners
 
     def forward(self, input: Tensor) -> Tensor:
         """Enlarge `input`."""

@@ -310,9 +310,8 @@ def _as_buffer(value: Any, dtype: torch.dtype) -> torch.Tensor:
     elif isinstance(value, Tensor):
         tensor = value
     else:
-        # astype copies, so that a read-only or strided array is fine; reshape turns a numpy number into an array
-        tensor = from_numpy(
-            value.astype("float32" if value.dtype == "float64" else value.dtype, order="C").reshape(value.shape)
-        )
+        # astype copies, so that a read-only or strided array is fine; the reshapes turn a numpy number into an array
+        array = value.astype("float32" if value.dtype == "float64" else value.dtype, order="C")
+        tensor = from_numpy(array.reshape(-1).reshape(value.shape))
     buffer = tensor.data
     return buffer if buffer.dtype == dtype and buffer.is_contiguous() else cast(buffer, dtype)

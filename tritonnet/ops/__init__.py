@@ -1,1 +1,27 @@
-"""One Function and one function per op: Tensors in, Tensors out."""
+"""One Function and one function per op: Tensors in, Tensors out. Names, arguments and results are torch's."""
+
+from tritonnet.autograd import register
+from tritonnet.ops.activation import relu, sigmoid, tanh
+from tritonnet.ops.arithmetic import add, mul, neg, sub
+from tritonnet.ops.cat import cat, wide
+from tritonnet.ops.conv import conv2d, conv2d_moments, conv_transpose2d
+from tritonnet.ops.loss import binary_cross_entropy_with_logits, cross_entropy
+from tritonnet.ops.norm import batch_norm, batch_norm_relu, batch_norm_relu_max_pool2d
+from tritonnet.ops.pool import avg_pool2d, max_pool2d
+from tritonnet.ops.random import manual_seed, rand, randn
+from tritonnet.ops.reduce import mean, sum
+from tritonnet.ops.shape import flatten, pad, permute, reshape, to
+from tritonnet.ops.softmax import argmax, log_softmax, softmax
+from tritonnet.ops.upsample import interpolate
+
+__all__ = [
+    "add", "argmax", "avg_pool2d", "batch_norm", "batch_norm_relu", "batch_norm_relu_max_pool2d",
+    "binary_cross_entropy_with_logits", "cat", "conv2d", "conv2d_moments", "conv_transpose2d", "cross_entropy", "flatten",
+    "interpolate", "log_softmax", "manual_seed", "max_pool2d", "mean", "mul", "neg", "pad", "permute", "rand", "randn",
+    "relu", "reshape", "sigmoid", "softmax", "sub", "sum", "tanh", "to", "wide",
+]  # fmt: skip
+
+for _op in (
+    add, argmax, flatten, log_softmax, mean, mul, neg, permute, relu, reshape, sigmoid, softmax, sub, sum, tanh, to
+):  # fmt: skip
+    register(_op.__name__, _op)

@@ -26,11 +26,10 @@ class AddFunction(Function):
 
     @staticmethod
     def backward(ctx: Context, dy: Buffer) -> tuple[Buffer | None, ...]:
-        scales = (1.0, ctx.alpha)
-        return tuple(
-            sum_to(dy, *side, scale) if need else None
-            for need, side, scale in zip(ctx.needs, ctx.sides, scales, strict=True)
-        )
+        gradients: list[Buffer | None] = []
+        for need, side, scale in zip(ctx.needs, ctx.sides, (1.0, ctx.alpha), strict=True):
+            gradients.append(sum_to(dy, side[0], side[1], scale) if need else None)
+        return tuple(gradients)
 
 
 class MulFunction(Function):
@@ -67,7 +66,8 @@ def add(input: Tensor, other: Tensor | float, *, alpha: float = 1) -> Tensor:
     """`input + alpha * other`, as `torch.add`.
 
     Args:
-        input, other: any shapes that broadcast, float32, bfloat16 or float16; or `other` a number.
+        input: any shape; float32, bfloat16 or float16.
+        other: any shape that broadcasts with it, or a number.
         alpha: any number.
 
     Returns:

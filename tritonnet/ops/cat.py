@@ -1,7 +1,8 @@
 """Concatenation, free where the inputs already lie side by side.
 
-Fused by layout: `wide` makes the buffer of a whole concatenation, its producers write their channel slices of it (`out=`), and
-`cat` of the results is that buffer. The gradients are slices of the output's: images with a pitch, no copy.
+Fused by layout: `wide` makes the buffer of a whole concatenation, its producers write their channel slices of it
+(`out=`), and `cat` of the results is that buffer. The gradients are slices of the output's: images with a pitch, no
+copy.
 """
 
 from collections.abc import Sequence
@@ -62,5 +63,5 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 
 def wide(N: int, H: int, W: int, C: int, dtype: torch.dtype) -> Buffer:
-    """An unwritten (N, H, W, C) buffer for all the channels of a concatenation; its slices are `out=` of the producers."""
+    """An unwritten (N, H, W, C) buffer for all channels of a concatenation; its slices are the producers' `out=`."""
     return runtime.empty((N, H, W, C), dtype)

@@ -3,6 +3,8 @@
 Equal seeds give equal numbers on every device; they are not torch's numbers.
 """
 
+from typing import Any
+
 import torch
 
 from tritonnet.autograd import Parameter, Tensor
@@ -73,7 +75,7 @@ def _changed(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _fresh(shape: tuple[int, ...], dtype: torch.dtype, requires_grad: bool) -> Tensor:
+def _fresh(shape: tuple[Any, ...], dtype: torch.dtype, requires_grad: bool) -> Tensor:
     sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
     if any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in sizes):
         refuse("rand", f"sizes must be integers from 0 up, got {tuple(sizes)}")
@@ -82,11 +84,11 @@ def _fresh(shape: tuple[int, ...], dtype: torch.dtype, requires_grad: bool) -> T
     return Tensor(runtime.empty(tuple(sizes), dtype), requires_grad=requires_grad)
 
 
-def rand(*size: int, dtype: torch.dtype = torch.float32, requires_grad: bool = False) -> Tensor:
+def rand(*size: Any, dtype: torch.dtype = torch.float32, requires_grad: bool = False) -> Tensor:
     """A tensor of that shape (torch's order) of uniform numbers in [0, 1), as `torch.rand`."""
     return uniform_(_fresh(size, dtype, requires_grad))
 
 
-def randn(*size: int, dtype: torch.dtype = torch.float32, requires_grad: bool = False) -> Tensor:
+def randn(*size: Any, dtype: torch.dtype = torch.float32, requires_grad: bool = False) -> Tensor:
     """A tensor of that shape (torch's order) of standard normal numbers, as `torch.randn`."""
     return normal_(_fresh(size, dtype, requires_grad))

@@ -12,7 +12,8 @@ from tritonnet.kernels.pad import pad_fwd
 from tritonnet.kernels.runtime import refuse
 
 __all__ = [
-    "PadFunction", "PermuteFunction", "ReshapeFunction", "ToFunction", "buffer_dim", "flatten", "pad", "permute", "reshape", "to",
+    "PadFunction", "PermuteFunction", "ReshapeFunction", "ToFunction", "buffer_dim", "flatten", "pad", "permute",
+    "reshape", "to",
 ]  # fmt: skip
 
 Buffer = torch.Tensor
@@ -131,7 +132,9 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """
     rank = max(input.ndim, 1)
     if not (-rank <= start_dim < rank and -rank <= end_dim < rank) or start_dim % rank > end_dim % rank:
-        refuse("flatten", f"start_dim and end_dim must be in order within {input.ndim} dimensions, got {start_dim}, {end_dim}")
+        refuse(
+            "flatten", f"start_dim and end_dim must be in order within {rank} dimensions, got {start_dim}, {end_dim}"
+        )
     first, last = start_dim % rank, end_dim % rank
     size = 1
     for d in input.shape[first : last + 1]:

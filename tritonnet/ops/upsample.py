@@ -1,6 +1,7 @@
 """Bilinear and nearest resampling of images."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ class UpsampleFunction(Function):
         return upsample_bwd(dy, *ctx.axes)
 
 
-def _pair(name: str, value: object) -> list[float]:
+def _pair(name: str, value: Any) -> list[float]:
     values = list(value) if isinstance(value, Sequence) else [value, value]
     if len(values) != 2 or any(isinstance(v, bool) or not isinstance(v, int | float) or v <= 0 for v in values):
         refuse("interpolate", f"{name} must be one or two positive numbers, got {value!r}")

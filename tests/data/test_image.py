@@ -1,0 +1,163 @@
+"""Every kind of picture a user may bring, made here and read back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tritonnet.data import DataError, list_images, load_image, read_mask, resize_mask
+
+RGB = np.random.Generator(np.random.PCG64(1)).integers(0, 256, (6, 8, 3), np.uint8)
+GREY = RGB[:, :, 0].copy()
+
+
+def save(path: Path, array: np.ndarray, mode: str | None = None, **options: object) -> Path:
+    picture = Image.fromarray(array)
+    (picture.convert(mode) if mode else picture).save(path, **options)
+    return path
+
+
+LOSSLESS = {
+    "png-rgb": ("a.png", RGB, {}, RGB),
+    "bmp-rgb": ("a.bmp", RGB, {}, RGB),
+    "png-grey": ("a.png", GREY, {}, GREY[:, :, None].repeat(3, 2)),
+    "gif-grey": ("a.gif", GREY, {}, GREY[:, :, None].repeat(3, 2)),
+    "gif-named-jpg": ("a.jpg", GREY, {"format": "GIF"}, GREY[:, :, None].repeat(3, 2)),
+    "png-named-jpg": ("a.jpg", RGB, {"format": "PNG"}, RGB),
+    "upper-case": ("A.PNG", RGB, {"format": "PNG"}, RGB),
+}
+
+
+@pytest.mark.parametrize("case", LOSSLESS)
+def test_lossless_kinds_come_back_exactly(case: str, tmp_path: Path) -> None:
+    name, array, options, expected = LOSSLESS[case]
+    image = load_image(save(tmp_path / name, array, **options))
+    assert image.dtype == np.uint8
+    assert (image == expected).all()
+    assert list_images(tmp_path) == [tmp_path / name]
+
+
+def test_jpeg_comes_back_nearly(tmp_path: Path) -> None:
+    smooth = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
+    image = load_image(save(tmp_path / "a.jpg", smooth, quality=95), channels=1)
+    assert image.shape == (8, 8, 1)
+    assert np.abs(image[:, :, 0].astype(int) - smooth).max() <= 6
+
+
+def test_palette_pictures_show_their_colours(tmp_path: Path) -> None:
+    picture = Image.new("P", (2, 2))
+    picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    picture.putpixel((1, 0), 1)
+    picture.putpixel((0, 1), 2)
+    picture.save(tmp_path / "a.gif")
+    red, green, blue = [255, 0, 0], [0, 255, 0], [0, 0, 255]
+    assert load_image(tmp_path / "a.gif").tolist() == [[red, green], [blue, red]]
+
+
+def test_transparent_pixels_are_shown_over_black(tmp_path: Path) -> None:
+    rgba = np.dstack([RGB, np.full((6, 8), 255, np.uint8)])
+    rgba[0, 0, 3] = 0
+    image = load_image(save(tmp_path / "a.png", rgba))
+    assert (image[0, 0] == 0).all()
+    assert (image[1:] == RGB[1:]).all()
+
+
+def test_16_bit_grey_keeps_its_bits(tmp_path: Path) -> None:
+    deep = (np.arange(48, dtype=np.uint16).reshape(6, 8) * 1365).astype(np.uint16)
+    path = save(tmp_path / "a.png", deep)
+    wide = load_image(path, wide=True, channels=1)
+    assert wide.dtype == np.uint16
+    assert (wide[:, :, 0] == deep).all()
+    assert (load_image(path, channels=1)[:, :, 0] == np.rint(deep / 257)).all()
+    assert load_image(path, 4, wide=True).shape == (4, 4, 3)
+
+
+def test_8_bit_read_wide_spans_16_bits(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", GREY)
+    assert (load_image(path, wide=True)[:, :, 0] == GREY.astype(int) * 257).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured(orientation: int, tmp_path: Path) -> None:
+    upright = np.zeros((16, 32), np.uint8)
+    upright[:8, :16] = 255
+    # what a camera stores so that the orientation turns it upright
+    stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.T, 6: np.rot90(upright, 1), 7: np.rot90(upright.T, 2), 8: np.rot90(upright, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("a.jpg", "a.png"):
+        image = load_image(save(tmp_path / name, np.ascontiguousarray(stored), exif=exif), channels=1)[:, :, 0]
+        assert ((image > 127) == (upright > 127)).all()
+
+
+def test_resize_is_pillows_bilinear(tmp_path: Path) -> None:
+    expected = np.asarray(Image.fromarray(RGB).resize((5, 5), Image.Resampling.BILINEAR))
+    assert (load_image(save(tmp_path / "a.png", RGB), 5) == expected).all()
+
+
+def test_colours_become_luma_in_one_channel(tmp_path: Path) -> None:
+    expected = np.asarray(Image.fromarray(RGB).convert("L"))
+    assert (load_image(save(tmp_path / "a.png", RGB), channels=1)[:, :, 0] == expected).all()
+
+
+def palette_mask(path: Path, index: np.ndarray, palette: list[int]) -> Path:
+    picture = Image.new("P", index.shape[::-1])
+    picture.putpalette(palette)
+    picture.putdata(index.ravel().tolist())
+    picture.save(path)
+    return path
+
+
+def test_masks_give_raw_values(tmp_path: Path) -> None:
+    ids = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
+    deep = ids.astype(np.uint16) * 1000
+    assert (read_mask(save(tmp_path / "l.png", ids))[0] == ids).all()
+    assert (read_mask(save(tmp_path / "rgb.png", ids[:, :, None].repeat(3, 2)))[0] == ids).all()
+    assert (read_mask(save(tmp_path / "rgba.png", ids, "RGBA"))[0] == ids).all()
+    assert (read_mask(save(tmp_path / "deep.png", deep))[0] == deep).all()
+    assert (read_mask(save(tmp_path / "one.png", (ids == 1) * np.uint8(255), "1"))[0] == (ids == 1) * 255).all()
+
+
+def test_a_coloured_palette_gives_numbers_and_colours(tmp_path: Path) -> None:
+    raw, colours = read_mask(palette_mask(tmp_path / "a.png", np.array([[0, 1, 1]]), [0, 0, 0, 200, 10, 20]))
+    assert raw.tolist() == [[0, 1, 1]]
+    assert colours == {0: (0, 0, 0), 1: (200, 10, 20)}
+
+
+def test_a_palette_of_greys_gives_the_greys(tmp_path: Path) -> None:
+    raw, colours = read_mask(palette_mask(tmp_path / "a.png", np.array([[0, 1, 1]]), [255, 255, 255, 0, 0, 0]))
+    assert raw.tolist() == [[255, 0, 0]]
+    assert colours is None
+
+
+def test_mask_resize_makes_no_new_values() -> None:
+    mask = np.array([[0, 7], [255, 0]], np.uint8)
+    assert set(np.unique(resize_mask(mask, 33))) == {0, 7, 255}
+    assert resize_mask(mask, 2) is mask
+
+
+def test_refuses(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty.png").touch()
+    whole = save(tmp_path / "whole.png", RGB).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    whole = save(tmp_path / "whole.jpg", np.tile(RGB, (20, 20, 1))).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    for name in ("text.png", "empty.png", "cut.png", "cut.jpg", "none.png"):
+        with pytest.raises(DataError, match=name):
+            load_image(tmp_path / name)
+    with pytest.raises(DataError, match=r"coded by colours.*class numbers"):
+        read_mask(tmp_path / "whole.png")
+    with pytest.raises(DataError, match="no such file or folder"):
+        list_images(tmp_path / "nowhere")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / ".hidden").touch()
+    with pytest.raises(DataError, match="holds no picture"):
+        list_images(tmp_path / "folder")
+    (tmp_path / "folder" / "a.tif").touch()
+    with pytest.raises(DataError, match=r"a\.tif.*convert it to PNG"):
+        list_images(tmp_path / "folder")

@@ -1,0 +1,141 @@
+"""conv2d and conv_transpose2d as ops: torch's results and gradients in logical shapes, directional derivatives, refusals."""
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from helpers import DEVICE, assert_close, check_gradients, pitched, randn, to64
+from hypothesis import given, settings
+
+import tritonnet as tn
+from tritonnet.nn import functional as F
+
+TORCH = torch.nn.functional
+
+
+def compare(ours, theirs, x, w, b, **window):
+    """Forward and every gradient against float64 torch."""
+    tensors = [tn.from_torch(t, requires_grad=True) for t in (x, w, b)]
+    doubles = [to64(t).requires_grad_() for t in (x, w, b)]
+    y, y64 = ours(*tensors, **window), theirs(*doubles, **window)
+    dy = randn(*y64.shape, seed=9)
+    y.backward(tn.from_torch(dy))
+    y64.backward(to64(dy))
+    assert y.shape == tuple(y64.shape)
+    assert_close(y.torch(), y64, 1e-5, what="y")
+    for name, t, d in zip("xwb", tensors, doubles, strict=True):
+        # a bias gradient may be a small rest of terms near 1: its error is measured against those
+        assert_close(t.grad.torch(), d.grad, 1e-5, atol=1e-5 if name == "b" else 0.0, what=f"d{name}")
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(3, 9), st.integers(3, 9), st.integers(1, 9)),
+    st.tuples(*[st.integers(1, 3)] * 6),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+)
+def test_conv2d_any_window(sizes, window, pad):
+    (n, c, h, w, k), (r, s, sh, sw, dh, dw) = sizes, window
+    if h + 2 * pad[0] < dh * (r - 1) + 1 or w + 2 * pad[1] < dw * (s - 1) + 1:
+        return
+    compare(
+        F.conv2d, TORCH.conv2d, randn(n, c, h, w), randn(k, c, r, s, seed=1), randn(k, seed=2),
+        stride=(sh, sw), padding=pad, dilation=(dh, dw),
+    )  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(2, 6), st.integers(2, 6), st.integers(1, 9)),
+    st.tuples(*[st.integers(1, 3)] * 6),
+    st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+)
+def test_conv_transpose2d_any_window(sizes, window, pad, more):
+    (n, c, h, w, k), (r, s, sh, sw, dh, dw) = sizes, window
+    more = min(more[0], max(sh, dh) - 1), min(more[1], max(sw, dw) - 1)
+    pad = min(pad[0], (dh * (r - 1)) // 2), min(pad[1], (dw * (s - 1)) // 2)
+    compare(
+        F.conv_transpose2d, TORCH.conv_transpose2d, randn(n, c, h, w), randn(c, k, r, s, seed=1), randn(k, seed=2),
+        stride=(sh, sw), padding=pad, output_padding=more, dilation=(dh, dw),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kernel", "window"),
+    [(3, {"stride": 2, "padding": 1, "output_padding": 1}), (2, {"stride": 2})],
+    ids=["poster-3x3", "unet-2x2"],
+)
+def test_conv_transpose2d_doubles_the_size(kernel, window):
+    x, w, b = randn(2, 6, 5, 4), randn(6, 3, kernel, kernel, seed=1), randn(3, seed=2)
+    compare(F.conv_transpose2d, TORCH.conv_transpose2d, x, w, b, **window)
+    assert F.conv_transpose2d(tn.from_torch(x), tn.from_torch(w), **window).shape == (2, 3, 10, 8)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (2, 4), (1, 5)])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_named_padding(kernel, padding):
+    if padding == "same" and kernel[1] % 2 == 0:
+        with pytest.warns(UserWarning):  # torch warns of its own copy for even kernels
+            TORCH.conv2d(randn(1, 1, 5, 5).cpu(), randn(1, 1, *kernel).cpu(), padding="same")
+    x, w = randn(2, 3, 7, 6), randn(4, 3, *kernel, seed=1)
+    before = (kernel[1] - 1) // 2, kernel[1] - 1 - (kernel[1] - 1) // 2, (kernel[0] - 1) // 2, kernel[0] - 1 - (kernel[0] - 1) // 2
+    expected = TORCH.conv2d(TORCH.pad(to64(x), before) if padding == "same" else to64(x), to64(w))
+    assert_close(F.conv2d(tn.from_torch(x), tn.from_torch(w), padding=padding).torch(), expected, 1e-6)
+
+
+def test_directional_derivatives():
+    check_gradients(lambda x, w, b: F.conv2d(x, w, b, 2, 1), [randn(1, 3, 7, 6), randn(4, 3, 3, 3, seed=5), randn(4, seed=6)])
+    check_gradients(
+        lambda x, w, b: F.conv_transpose2d(x, w, b, 2, 1, 1), [randn(1, 3, 4, 3), randn(3, 2, 3, 3, seed=5), randn(2, seed=6)]
+    )
+
+
+def test_a_slice_of_channels_is_read_and_written_in_place():
+    x, w = pitched(randn(2, 5, 5, 4), 4), tn.from_torch(randn(3, 4, 3, 3, seed=1))
+    out = pitched(torch.zeros(2, 5, 5, 3, device=DEVICE), 5)
+    y = F.conv2d(tn.Tensor(x), w, padding=1, out=out)
+    assert y.data is out
+    assert_close(y.torch(), TORCH.conv2d(to64(x).permute(0, 3, 1, 2), to64(w.torch()), padding=1), 1e-6)
+
+
+def test_only_wanted_gradients_are_computed():
+    x, w = tn.from_torch(randn(1, 3, 5, 5)), tn.from_torch(randn(2, 3, 3, 3), requires_grad=True)
+    F.conv2d(x, w).sum().backward()
+    assert x.grad is None
+    assert w.grad is not None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_16_bit_precisions_store_16_bit_activations_and_float32_gradients(name):
+    tn.set_precision(name)
+    x, w = tn.from_torch(randn(2, 16, 9, 9), requires_grad=True), tn.Parameter(tn.from_torch(randn(32, 16, 3, 3, seed=1)))
+    y = F.conv2d(x, w, padding=1)
+    y.sum().backward()
+    assert y.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    assert w.grad.dtype == x.grad.dtype == torch.float32
+    assert_close(y.torch(), TORCH.conv2d(to64(x.torch()), to64(w.torch()), padding=1), 1e-2)
+
+
+ONE, W = (lambda: tn.from_torch(randn(1, 4, 5, 5))), (lambda: tn.from_torch(randn(2, 4, 3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: F.conv2d(ONE(), W(), groups=2), "groups must be 1"),
+        (lambda: F.conv2d(ONE(), W(), stride=0), "stride must be an int or a pair of ints, at least 1, got 0"),
+        (lambda: F.conv2d(ONE(), W(), padding=-1), "padding must be an int or a pair of ints, at least 0, got -1"),
+        (lambda: F.conv2d(ONE(), W(), padding="full"), "'same' or 'valid', got 'full'"),
+        (lambda: F.conv2d(ONE(), W(), stride=2, padding="same"), "padding='same' needs stride 1"),
+        (lambda: F.conv2d(tn.from_torch(randn(4, 5, 5)), W()), "input must have 4 dimensions"),
+        (lambda: F.conv2d(randn(1, 4, 5, 5), W()), "input must be a tritonnet Tensor, got Tensor"),
+        (lambda: F.conv2d(tn.tensor([[[[1]]]]), W()), "input must be floating point"),
+        (lambda: F.conv_transpose2d(ONE(), W()), "must have the weight's 2 channels, got 4"),
+        (lambda: F.conv_transpose2d(ONE(), tn.from_torch(randn(4, 2, 3, 3)), output_padding=1), "output_padding must be less"),
+        (lambda: F.conv_transpose2d(ONE(), tn.from_torch(randn(4, 2, 1, 1)), padding=3), "must have at least one pixel"),
+    ],
+)
+def test_refuses(call, message):
+    with pytest.raises(tn.Refused, match=message):
+        call()

@@ -1,0 +1,58 @@
+"""A training step as one CUDA graph for each batch shape: below some batch size a step costs less than starting its kernels.
+
+A recorded step replays the same kernels on the same addresses, so it gives the same bits as the eager one. What changes
+from step to step must lie on the device: the batch is copied into the recorded buffers, the optimizer's learning rate and step
+count are device scalars, and nothing in a step waits for the device. On the interpreter every step is eager.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from tritonnet.autograd import Tensor
+from tritonnet.kernels import runtime
+
+__all__ = ["CapturedStep"]
+
+Buffer = torch.Tensor
+Step = Callable[[Buffer, Buffer], Tensor]
+EAGER = 2  # steps of a shape before it is recorded: they compile its kernels and allocate the optimizer's state
+
+
+class CapturedStep:
+    """Calls `step(images, masks)`, from the third time on as a graph.
+
+    Args:
+        step: one update; returns the loss, detached.
+        publish: run before each replay, to write changed hyper-parameters to the device (`Optimizer.publish`).
+    """
+
+    def __init__(self, step: Step, publish: Callable[[], None]) -> None:
+        self.step, self.publish = step, publish
+        self.calls: dict[object, int] = {}
+        self.recorded: dict[object, tuple[torch.cuda.CUDAGraph, Buffer, Buffer, Tensor]] = {}
+        self.pool: object = None
+
+    def __call__(self, images: Buffer, masks: Buffer) -> Tensor:
+        """One update from a batch on the device; the loss is overwritten by the next call of the same shape."""
+        key = (tuple(images.shape), images.dtype, tuple(masks.shape))
+        self.calls[key] = self.calls.get(key, 0) + 1
+        if runtime.device().type != "cuda" or self.calls[key] <= EAGER:
+            return self.step(images, masks)
+        if key not in self.recorded:
+            self.recorded[key] = self._record(images, masks)
+        graph, own_images, own_masks, loss = self.recorded[key]
+        own_images.copy_(images)
+        own_masks.copy_(masks)
+        self.publish()
+        graph.replay()
+        return loss
+
+    def _record(self, images: Buffer, masks: Buffer) -> tuple[torch.cuda.CUDAGraph, Buffer, Buffer, Tensor]:
+        own_images, own_masks = torch.empty_like(images), torch.empty_like(masks)
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, pool=self.pool):
+            loss = self.step(own_images, own_masks)
+        self.pool = self.pool or graph.pool()
+        return graph, own_images, own_masks, loss
