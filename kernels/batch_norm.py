@@ -193,7 +193,7 @@ def merge_sums(tile_dw: torch.Tensor, tile_db: torch.Tensor) -> tuple[torch.Tens
     launch(
         _batch_norm_bwd_merge_kernel, (cdiv(C, 8),),
         tile_dw, tile_db, dw, db, tiles, C,
-        BLOCK_T=min(512, next_power_of_2(tiles)), BLOCK_C=8, num_warps=8,
+        BLOCK_T=min(512, next_power_of_2(max(tiles, 1))), BLOCK_C=8, num_warps=8,
     )  # fmt: skip
     return dw, db
 

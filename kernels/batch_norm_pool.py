@@ -24,36 +24,89 @@ __all__ = ["batch_norm_pool_bwd", "batch_norm_pool_fwd"]
 
 
 @triton.jit
-def _corner(n, p, q, live, corner, H, W):
-    """Pixel [M, 1], int64, at a corner (0 to 3, row-major) of windows (n, p, q), and whether it is there."""
-    h, w = 2 * p + corner // 2, 2 * q + corner % 2
-    return ((n * H + h) * W + w).to(tl.int64)[:, None], live & ((h < H) & (w < W))[:, None]
+def _windows(i, windows, H, W, ROWS, COLUMNS, c, C, BLOCK_M: tl.constexpr):
+    """First and pooled pixel of the windows of step i, int64 [M, 1], and which of their pixels are there [M, C]."""
+    m = i * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
+    n, p, q = m // (ROWS * COLUMNS), m // COLUMNS % ROWS, m % COLUMNS
+    pixel = ((n * H + 2 * p) * W + 2 * q).to(tl.int64)[:, None]
+    pooled = ((n * (H // 2) + p) * (W // 2) + q).to(tl.int64)[:, None]
+    here = (m < windows)[:, None] & (c < C)[None, :]
+    right = here & (2 * q + 1 < W)[:, None]
+    below = here & (2 * p + 1 < H)[:, None]
+    return pixel, pooled, here, right, below, right & below
 
 
 @triton.jit
-def _winner(x_ptr, n, p, q, live, c, H, W, x_pitch, mean, scale, b, dtype: tl.constexpr):
-    """Which corner of each window has the largest y, as stored in `dtype`."""
-    best = tl.full(live.shape, float("-inf"), tl.float32)
-    winner = tl.zeros(live.shape, tl.int32)
-    for corner in range(4):
-        pixel, inside = _corner(n, p, q, live, corner, H, W)
-        x = tl.load(x_ptr + pixel * x_pitch + c[None, :], mask=inside, other=0.0).to(tl.float32)
-        y = (x - mean) * scale + b
-        y = tl.where(y < 0, 0.0, y).to(dtype).to(tl.float32)
-        take = (y > best) | (y != y)
-        best = tl.where(take, y, best)
-        winner = tl.where(take, corner, winner)
-    return winner
+def _load(ptr, pixel, W, pitch, c, here, right, below, both):
+    """The four pixels of each window, row-major, float32; 0 beyond the image."""
+    at = ptr + pixel * pitch + c[None, :]
+    row = W.to(tl.int64) * pitch
+    return (
+        tl.load(at, mask=here, other=0.0).to(tl.float32),
+        tl.load(at + pitch, mask=right, other=0.0).to(tl.float32),
+        tl.load(at + row, mask=below, other=0.0).to(tl.float32),
+        tl.load(at + row + pitch, mask=both, other=0.0).to(tl.float32),
+    )
 
 
 @triton.jit
-def _gradient(dy_ptr, x_ptr, pixel, inside, c, dy_pitch, x_pitch, mean, scale, b, won, dz):
-    """(g, x - mean) of one corner."""
-    x = tl.load(x_ptr + pixel * x_pitch + c[None, :], mask=inside, other=0.0).to(tl.float32) - mean
-    g = tl.where(won, dz, 0.0)
+def _store(ptr, pixel, W, pitch, c, here, right, below, both, v0, v1, v2, v3):
+    """The opposite of `_load`."""
+    at = ptr + pixel * pitch + c[None, :]
+    row = W.to(tl.int64) * pitch
+    tl.store(at, v0.to(ptr.dtype.element_ty), mask=here)
+    tl.store(at + pitch, v1.to(ptr.dtype.element_ty), mask=right)
+    tl.store(at + row, v2.to(ptr.dtype.element_ty), mask=below)
+    tl.store(at + row + pitch, v3.to(ptr.dtype.element_ty), mask=both)
+
+
+@triton.jit
+def _relu(y):
+    return tl.where(y < 0, 0.0, y)  # not a maximum: NaN stays
+
+
+@triton.jit
+def _larger(y, best):
+    """Whether y takes over from `best`, which comes before it."""
+    return (y > best) | (y != y)
+
+
+@triton.jit
+def _gradient(g, x, won, dz, scale, b):
+    """What reaches one pixel of each window from y and from z, through the ReLU."""
+    return tl.where(x * scale + b <= 0, 0.0, g + tl.where(won, dz, 0.0))
+
+
+@triton.jit
+def _gradients(
+    dy_ptr, dz_ptr, x_ptr, i, windows, H, W, ROWS, COLUMNS, c, C, dy_pitch, dz_pitch, x_pitch, mean, scale, b,
+    BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """(g, x - mean) of the four pixels of each window. All is loaded before anything is computed, to wait only once."""
+    pixel, pooled, here, right, below, both = _windows(i, windows, H, W, ROWS, COLUMNS, c, C, BLOCK_M)
+    x0, x1, x2, x3 = _load(x_ptr, pixel, W, x_pitch, c, here, right, below, both)
+    dz = tl.load(dz_ptr + pooled * dz_pitch + c[None, :], mask=both, other=0.0).to(tl.float32)
     if dy_ptr is not None:
-        g += tl.load(dy_ptr + pixel * dy_pitch + c[None, :], mask=inside, other=0.0).to(tl.float32)
-    return tl.where(x * scale + b <= 0, 0.0, g), x
+        g0, g1, g2, g3 = _load(dy_ptr, pixel, W, dy_pitch, c, here, right, below, both)
+    else:
+        g0 = tl.zeros_like(x0)
+        g1, g2, g3 = g0, g0, g0
+    x0, x1, x2, x3 = x0 - mean, x1 - mean, x2 - mean, x3 - mean
+    best = _relu(x0 * scale + b).to(dz_ptr.dtype.element_ty).to(tl.float32)  # as stored
+    winner = tl.zeros_like(x0).to(tl.int32)
+    y = _relu(x1 * scale + b).to(dz_ptr.dtype.element_ty).to(tl.float32)
+    take = _larger(y, best)
+    best, winner = tl.where(take, y, best), tl.where(take, 1, winner)
+    y = _relu(x2 * scale + b).to(dz_ptr.dtype.element_ty).to(tl.float32)
+    take = _larger(y, best)
+    best, winner = tl.where(take, y, best), tl.where(take, 2, winner)
+    y = _relu(x3 * scale + b).to(dz_ptr.dtype.element_ty).to(tl.float32)
+    winner = tl.where(_larger(y, best), 3, winner)
+    g0 = _gradient(g0, x0, winner == 0, dz, scale, b)
+    g1 = _gradient(g1, x1, winner == 1, dz, scale, b)
+    g2 = _gradient(g2, x2, winner == 2, dz, scale, b)
+    g3 = _gradient(g3, x3, winner == 3, dz, scale, b)
+    return pixel, here, right, below, both, g0, g1, g2, g3, x0, x1, x2, x3
 
 
 @triton.jit
@@ -65,21 +118,18 @@ def _batch_norm_pool_fwd_kernel(
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     mean, _, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
     steps = tl.cdiv(windows, BLOCK_M)
-    for i in range(tl.program_id(0), steps, tl.num_programs(0)):
-        m = (steps - 1 - i) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M] window
-        live = (m < windows)[:, None] & (c < C)[None, :]
-        n, p, q = m // (ROWS * COLUMNS), m // COLUMNS % ROWS, m % COLUMNS
-        best = tl.full((BLOCK_M, BLOCK_C), float("-inf"), tl.float32)
-        for corner in range(4):
-            pixel, inside = _corner(n, p, q, live, corner, H, W)
-            x = tl.load(x_ptr + pixel * x_pitch + c[None, :], mask=inside, other=0.0).to(tl.float32)
-            y = (x - mean) * scale + b
-            y = tl.where(y < 0, 0.0, y)
-            best = tl.where((y > best) | (y != y), y, best)
-            tl.store(y_ptr + pixel * y_pitch + c[None, :], y.to(y_ptr.dtype.element_ty), mask=inside)
-        complete = live & ((p < H // 2) & (q < W // 2))[:, None]
-        at = ((n * (H // 2) + p) * (W // 2) + q).to(tl.int64)[:, None] * C + c[None, :]
-        tl.store(z_ptr + at, best.to(z_ptr.dtype.element_ty), mask=complete)
+    for step in range(tl.program_id(0), steps, tl.num_programs(0)):
+        pixel, pooled, here, right, below, both = _windows(
+            steps - 1 - step, windows, H, W, ROWS, COLUMNS, c, C, BLOCK_M
+        )
+        x0, x1, x2, x3 = _load(x_ptr, pixel, W, x_pitch, c, here, right, below, both)
+        y0, y1 = _relu((x0 - mean) * scale + b), _relu((x1 - mean) * scale + b)
+        y2, y3 = _relu((x2 - mean) * scale + b), _relu((x3 - mean) * scale + b)
+        _store(y_ptr, pixel, W, y_pitch, c, here, right, below, both, y0, y1, y2, y3)
+        z = tl.where(_larger(y1, y0), y1, y0)
+        z = tl.where(_larger(y2, z), y2, z)
+        z = tl.where(_larger(y3, z), y3, z)
+        tl.store(z_ptr + pooled * C + c[None, :], z.to(z_ptr.dtype.element_ty), mask=both)
 
 
 @triton.jit
@@ -93,18 +143,12 @@ def _batch_norm_pool_bwd_stats_kernel(
     dw = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     db = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     for step in range(tl.program_id(0), tl.cdiv(windows, BLOCK_M), tl.num_programs(0)):
-        m = step * BLOCK_M + tl.arange(0, BLOCK_M)  # [M] window
-        live = (m < windows)[:, None] & (c < C)[None, :]
-        n, p, q = m // (ROWS * COLUMNS), m // COLUMNS % ROWS, m % COLUMNS
-        winner = _winner(x_ptr, n, p, q, live, c, H, W, x_pitch, mean, scale, b, dz_ptr.dtype.element_ty)
-        complete = live & ((p < H // 2) & (q < W // 2))[:, None]
-        at = ((n * (H // 2) + p) * (W // 2) + q).to(tl.int64)[:, None] * dz_pitch + c[None, :]
-        dz = tl.load(dz_ptr + at, mask=complete, other=0.0).to(tl.float32)
-        for corner in range(4):
-            pixel, inside = _corner(n, p, q, live, corner, H, W)
-            g, x = _gradient(dy_ptr, x_ptr, pixel, inside, c, dy_pitch, x_pitch, mean, scale, b, winner == corner, dz)
-            dw += g * x
-            db += g
+        _, _, _, _, _, g0, g1, g2, g3, x0, x1, x2, x3 = _gradients(
+            dy_ptr, dz_ptr, x_ptr, step, windows, H, W, ROWS, COLUMNS, c, C, dy_pitch, dz_pitch, x_pitch,
+            mean, scale, b, BLOCK_M,
+        )  # fmt: skip
+        dw += (g0 * x0 + g1 * x1) + (g2 * x2 + g3 * x3)
+        db += (g0 + g1) + (g2 + g3)
     at = tl.program_id(0) * C + c
     tl.store(dw_ptr + at[None, :], tl.sum(dw, 0)[None, :] * rstd, mask=(c < C)[None, :])
     tl.store(db_ptr + at, tl.sum(db, 0), mask=c < C)
@@ -120,20 +164,15 @@ def _batch_norm_pool_bwd_kernel(
     mean, rstd, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
     shift, slope = feedback(dw_ptr, db_ptr, rstd, c, C, pixels, TRAINING)
     steps = tl.cdiv(windows, BLOCK_M)
-    for i in range(tl.program_id(0), steps, tl.num_programs(0)):
-        m = (steps - 1 - i) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M] window
-        live = (m < windows)[:, None] & (c < C)[None, :]
-        n, p, q = m // (ROWS * COLUMNS), m // COLUMNS % ROWS, m % COLUMNS
-        winner = _winner(x_ptr, n, p, q, live, c, H, W, x_pitch, mean, scale, b, dz_ptr.dtype.element_ty)
-        complete = live & ((p < H // 2) & (q < W // 2))[:, None]
-        at = ((n * (H // 2) + p) * (W // 2) + q).to(tl.int64)[:, None] * dz_pitch + c[None, :]
-        dz = tl.load(dz_ptr + at, mask=complete, other=0.0).to(tl.float32)
-        for corner in range(4):
-            pixel, inside = _corner(n, p, q, live, corner, H, W)
-            g, x = _gradient(dy_ptr, x_ptr, pixel, inside, c, dy_pitch, x_pitch, mean, scale, b, winner == corner, dz)
-            if TRAINING:
-                g -= shift + x * slope
-            tl.store(dx_ptr + pixel * C + c[None, :], (g * scale).to(dx_ptr.dtype.element_ty), mask=inside)
+    for step in range(tl.program_id(0), steps, tl.num_programs(0)):
+        pixel, here, right, below, both, g0, g1, g2, g3, x0, x1, x2, x3 = _gradients(
+            dy_ptr, dz_ptr, x_ptr, steps - 1 - step, windows, H, W, ROWS, COLUMNS, c, C, dy_pitch, dz_pitch, x_pitch,
+            mean, scale, b, BLOCK_M,
+        )  # fmt: skip
+        if TRAINING:
+            g0, g1 = g0 - shift - x0 * slope, g1 - shift - x1 * slope
+            g2, g3 = g2 - shift - x2 * slope, g3 - shift - x3 * slope
+        _store(dx_ptr, pixel, W, C, c, here, right, below, both, g0 * scale, g1 * scale, g2 * scale, g3 * scale)
 
 
 def batch_norm_pool_fwd(
@@ -206,7 +245,7 @@ def batch_norm_pool_bwd(
     rows, columns = cdiv(H, 2), cdiv(W, 2)
     windows = N * rows * columns
     sizes = (H, W, rows, columns, C, pitch(dy) if dy is not None else C, pitch(dz), pitch(x), float(eps))
-    tile = pick_tile(windows, C, 1024, REDUCE)
+    tile = pick_tile(windows, C, 512, REDUCE)
     tile_dw, tile_db = (empty((tile.programs, C), torch.float32) for _ in range(2))
     launch(
         _batch_norm_pool_bwd_stats_kernel, (tile.programs, cdiv(C, tile.channels)),
@@ -215,7 +254,7 @@ def batch_norm_pool_bwd(
     )  # fmt: skip
     dw, db = merge_sums(tile_dw, tile_db)
     dx = empty((N, H, W, C), x.dtype)
-    tile = pick_tile(windows, C, 1024, APPLY)
+    tile = pick_tile(windows, C, 512, APPLY)
     launch(
         _batch_norm_pool_bwd_kernel, (tile.programs, cdiv(C, tile.channels)),
         dy, dz, x, mean, var, w, b, dw, db, dx, windows, N * H * W, *sizes,

@@ -64,7 +64,7 @@ def pick_tile(pixels: int, channels: int, elements: int, load: int) -> Tile:
     """
     divisor = min(channels & -channels, 128)
     block_c = divisor if divisor >= 32 else min(next_power_of_2(channels), 128)
-    if block_c < 32:  # each element needs an address of its own, and those take registers
+    if channels % 8:  # channels that are no vectors take an address each, and those take registers
         elements //= 2
     block_m = elements // block_c
     if INTERPRET:  # an operation costs 30 us whatever its size
@@ -247,7 +247,7 @@ def batch_norm_merge(
     out_mean, out_var = (empty((C,), torch.float32) for _ in range(2))
     # An average over all batches reads the count that the first program raises: one program then.
     block_c = next_power_of_2(C) if cumulative else 8
-    block_t = max(1, min(4096 // block_c, next_power_of_2(tiles)))
+    block_t = max(1, min(4096 // block_c, next_power_of_2(max(tiles, 1))))
     launch(
         _batch_norm_merge_kernel, (cdiv(C, block_c),),
         count, mean, m2, out_mean, out_var, *arguments, tiles, C, momentum,

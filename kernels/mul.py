@@ -71,7 +71,9 @@ def expand(a: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, scale: f
     return y
 
 
-def _launch(a: torch.Tensor, b: torch.Tensor | None, y: torch.Tensor, strides: list[list[int]], scale: float) -> None:
+def _launch(
+    a: torch.Tensor, b: torch.Tensor | None, y: torch.Tensor, strides: list[tuple[int, ...]], scale: float
+) -> None:
     loop = walk("mul", y.shape, *strides)
     launch(
         _mul_fwd_kernel, loop.grid, a, b, y, *loop.sizes, *loop.strides[0], *loop.strides[1], float(scale), **loop.tile

@@ -8,8 +8,8 @@ and only true broadcasts keep more: then an index is divided once a row, not onc
 has stride 0. Dimensions are listed outermost first and missing ones have size 1, which the compiler folds away.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import triton
@@ -79,7 +79,8 @@ class Walk:
         return (self.sizes[0], self.sizes[3], *(step for s in self.strides for step in (s[0], s[3])))
 
 
-def walk(op: str, sizes: Sequence[int], *strides: Sequence[int]) -> Walk:
+@lru_cache(maxsize=4096)
+def walk(op: str, sizes: tuple[int, ...], *strides: tuple[int, ...]) -> Walk:
     """Merge dimensions and choose a tile of 2048 elements, as wide in columns as they go.
 
     Args:
@@ -145,7 +146,7 @@ def promote(a: torch.dtype, b: torch.dtype) -> torch.dtype:
     return a if a == b else torch.float32
 
 
-def broadcast(op: str, *operands: torch.Tensor) -> tuple[tuple[int, ...], list[list[int]]]:
+def broadcast(op: str, *operands: torch.Tensor) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """The buffer shape of the operands broadcast together as torch would, and each operand's strides over it.
 
     Shapes align from the right in torch's order: a rank-4 buffer (N, H, W, C) counts as (N, C, H, W), other ranks as
@@ -179,4 +180,4 @@ def broadcast(op: str, *operands: torch.Tensor) -> tuple[tuple[int, ...], list[l
     if rank == 4:
         shape = [shape[i] for i in (0, 2, 3, 1)]
         strides = [[steps[i] for i in (0, 2, 3, 1)] for steps in strides]
-    return tuple(shape), strides
+    return tuple(shape), [tuple(steps) for steps in strides]

@@ -31,12 +31,13 @@ class Tile:
 
 
 def pick_tile(pixels: int, channels: int) -> Tile:
-    """About 2048 elements a program, in rows of up to 128 channels that divide `channels` where 32 and more can."""
+    """About 2048 elements a program, in rows of up to 128 channels: a divisor of `channels` where 32 or more is one."""
     divisor = min(channels & -channels, 128)
     block_c = divisor if divisor >= 32 else min(next_power_of_2(channels), 128)
     if INTERPRET:  # an operation costs 30 us whatever its size
         return Tile(min(65536 // block_c, next_power_of_2(max(pixels, 1))), block_c)
-    return Tile((2048 if block_c >= 32 else 1024) // block_c, block_c)
+    # channels that are no vectors take an address each, and those take registers
+    return Tile((1024 if channels % 8 else 2048) // block_c, block_c)
 
 
 def check_window(

@@ -10,7 +10,7 @@ from tritonnet.kernels import runtime
 DEVICE = runtime.device()
 GPU = DEVICE.type == "cuda"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16] if GPU else [torch.float32]
-EPS = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9, torch.float16: 2.0**-11}  # half a unit in the last place
+EPS = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}  # half a unit in the last place
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:

@@ -32,8 +32,8 @@ def check_op(
 ) -> None:
     """Compare `op` on Tensors with `reference` on float64 torch tensors of the same values, and all their gradients.
 
-    `rtol` is by default one rounding of the input's dtype for the forward and four for the gradients, which may start from a
-    rounded output, plus 1e-6 for the arithmetic in float32.
+    `rtol` is by default one rounding of the input's dtype for the forward and four for the gradients, which may start
+    from a rounded output, plus 1e-6 for the arithmetic in float32.
     """
     ours = [make(x, pitch, requires_grad=True) for x in inputs]
     theirs = [to64(x).requires_grad_() for x in inputs]
@@ -45,8 +45,8 @@ def check_op(
     expected.backward(to64(dy))
     y.backward(make(dy, pitch))
     for number, (our, their, x) in enumerate(zip(ours, theirs, inputs, strict=True)):
-        assert our.grad is not None and their.grad is not None
+        assert our.grad is not None
+        assert their.grad is not None
         assert our.grad.dtype == x.dtype
         allowed = 4 * max(eps, EPS[x.dtype]) + 1e-6 if rtol is None else rtol
         assert_close(our.grad.torch(), their.grad, allowed, 1e-30, f"gradient {number}")
-

@@ -10,8 +10,14 @@ Set TRITON_INTERPRET=0 yourself to keep the compiler without a GPU: that is what
 import importlib
 import os
 import sys
+from pathlib import Path
 
-import torch
+if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
+    # The interpreter multiplies many small matrices with numpy, whose threads would only wait for each other. numpy reads
+    # this when it is loaded, which importing torch does.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import torch  # noqa: E402
 
 __all__ = ["prepare"]
 

@@ -11,7 +11,6 @@ from PIL import Image
 from tritonnet.data import IGNORE, DataError, Dataset, MaskMapping, channel_statistics, open_dataset, split
 
 
-
 def put(path: Path, array: np.ndarray, **options: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path, **options)
@@ -41,6 +40,7 @@ def pets(tmp_path: Path) -> Path:
     for i in range(8):
         put(tmp_path / "images" / f"Cat_{i}.jpg", picture(i, 16, 16))
         put(tmp_path / "annotations" / "trimaps" / f"Cat_{i}.png", trimap)
+    (tmp_path / "images" / "Cat_7.mat").touch()
     (tmp_path / "annotations" / "trimaps" / "._Cat_0.png").write_text("left by an archiver")
     (tmp_path / "annotations" / "trainval.txt").write_text("".join(f"Cat_{i} 1 1 1\n" for i in (4, 0, 1, 2, 3)))
     (tmp_path / "annotations" / "test.txt").write_text("#Image CLASS-ID SPECIES BREED ID\nCat_6 1 1 1\nCat_5 1 1 1\n")
@@ -51,7 +51,12 @@ def test_folder(folder: Path) -> None:
     data = open_dataset(folder, 8)
     assert data.names == tuple(f"n{i}" for i in range(10))
     assert data.splits == {"train": (0, 1, 2, 3, 5, 6, 7, 8), "val": (4, 9)}
-    assert (data.num_classes, data.class_names, data.scale, data.wide) == (2, ("background", "foreground"), 1 / 255, False)
+    assert (data.num_classes, data.class_names, data.scale, data.wide) == (
+        2,
+        ("background", "foreground"),
+        1 / 255,
+        False,
+    )
     image, mask = data.sample(3)
     assert (image.shape, image.dtype, mask.shape, mask.dtype) == ((8, 8, 3), np.uint8, (8, 8), np.uint8)
     assert (mask == half(1, 8, 8)).all()
@@ -111,7 +116,9 @@ def test_exif_turns_the_image_and_the_sizes_must_agree(folder: Path) -> None:
     (folder / "images" / "n0.png").unlink()
     # stored 12 x 10 (width x height) with a quarter turn: 10 wide and 12 high upright
     put(folder / "images" / "n0.jpg", picture(0), exif=exif)
-    with pytest.raises(DataError, match=r"n0\.png: is 12x10 pixels, .*n0\.jpg is 10x12 upright \(its EXIF orientation is 6"):
+    with pytest.raises(
+        DataError, match=r"n0\.png: is 12x10 pixels, .*n0\.jpg is 10x12 upright \(its EXIF orientation is 6"
+    ):
         open_dataset(folder, 8)
     put(folder / "masks" / "n0.png", half(255, 12, 10))
     assert open_dataset(folder, 8).sample(0)[0].shape == (8, 8, 3)
@@ -202,7 +209,10 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no-masks": (lambda d: (d / "masks").rename(d / "labels"), r"masks: no such folder; .* holds images, labels"),
     "empty": (lambda d: [f.unlink() for f in (d / "images").iterdir()], "images: the folder holds no picture"),
     "coloured": (lambda d: put(d / "masks" / "n3.png", picture(3)), r"n3\.png: the mask is coded by colours"),
-    "a-photograph": (lambda d: put(d / "masks" / "n3.png", picture(3)[:, :, 0]), r"different values .* look at n3\.png"),
+    "a-photograph": (
+        lambda d: put(d / "masks" / "n3.png", picture(3)[:, :, 0]),
+        r"different values .* look at n3\.png",
+    ),
 }
 
 

@@ -61,7 +61,9 @@ def test_without_shuffling_the_given_order_stays() -> None:
 def test_order_and_flips_depend_on_seed_and_epoch_alone() -> None:
     def batches(epoch: int, seed: int = 3, threads: int = 2, ahead: int = 3) -> list[Batch]:
         data = Numbered(40)
-        return list(Loader(data, range(40), 8, seed=seed, hflip=True, vflip=True, threads=threads, ahead=ahead).epoch(epoch))
+        return list(
+            Loader(data, range(40), 8, seed=seed, hflip=True, vflip=True, threads=threads, ahead=ahead).epoch(epoch)
+        )
 
     assert same(batches(1), batches(1, threads=5, ahead=1))
     assert not same(batches(1), batches(2))
@@ -109,9 +111,13 @@ def test_wide_datasets_give_int32() -> None:
 def test_leaving_early_ends_the_threads() -> None:
     for _ in Loader(Numbered(100), range(100), 2, threads=4).epoch(0):
         break
-    with pytest.raises(ZeroDivisionError):
+
+    def fails() -> None:
         for _ in Loader(Numbered(100), range(100), 2, threads=4).epoch(0):
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
 
 
 def test_a_damaged_file_is_reported() -> None:

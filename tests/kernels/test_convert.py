@@ -24,24 +24,30 @@ SHAPES = {  # N, C, H, W
 def test_layouts(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x = (randn(*shape) * 50).abs().to(dtype)
     y = nchw_to_nhwc(x)
-    assert y.is_contiguous() and torch.equal(y, x.permute(0, 2, 3, 1))
+    assert y.is_contiguous()
+    assert torch.equal(y, x.permute(0, 2, 3, 1))
     back = nhwc_to_nchw(y)
-    assert back.is_contiguous() and torch.equal(back, x)
+    assert back.is_contiguous()
+    assert torch.equal(back, x)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_pitch(shape: tuple[int, ...]) -> None:
     x = pitched(randn(*shape).permute(0, 2, 3, 1).contiguous())
     assert torch.equal(nhwc_to_nchw(x), x.permute(0, 3, 1, 2))
-    assert torch.equal(cast(x, torch.float32), x) and cast(x, torch.float32).is_contiguous()
+    assert torch.equal(cast(x, torch.float32), x)
+    assert cast(x, torch.float32).is_contiguous()
     out = pitched(torch.zeros_like(x), extra=5)
     copy(x, out)
-    assert torch.equal(out, x) and gap_untouched(out)
+    assert torch.equal(out, x)
+    assert gap_untouched(out)
 
 
 # the interpreter truncates float32 to bfloat16, so there only values that need no rounding are compared
 @pytest.mark.parametrize("target", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("source", [torch.float32, torch.bfloat16, torch.float16, torch.uint8, torch.int32, torch.int64])
+@pytest.mark.parametrize(
+    "source", [torch.float32, torch.bfloat16, torch.float16, torch.uint8, torch.int32, torch.int64]
+)
 def test_cast(source: torch.dtype, target: torch.dtype) -> None:
     x = torch.arange(0, 101, device=DEVICE).to(source)
     if not INTERPRET and source.is_floating_point:
@@ -58,7 +64,8 @@ def test_cast_truncates_to_integers() -> None:
 def test_cast_keeps_nan_and_infinity() -> None:
     x = torch.tensor([float("nan"), float("inf"), -float("inf")], device=DEVICE)
     y = cast(cast(x, torch.float16), torch.float32)
-    assert torch.equal(y.isnan(), x.isnan()) and torch.equal(y[1:], x[1:])
+    assert torch.equal(y.isnan(), x.isnan())
+    assert torch.equal(y[1:], x[1:])
 
 
 def test_cast_is_a_copy() -> None:

@@ -42,7 +42,7 @@ def test_directional_derivatives() -> None:
 
 
 def test_large_logits_do_not_overflow() -> None:
-    x = torch.tensor([[1e4, -1e4, 1e4 - 1], [3e38, 0.0, -3e38]], device=DEVICE)
+    x = torch.tensor([[1e4, -1e4, 1e4 - 1], [1e38, 0.0, -1e38]], device=DEVICE)
     for log, reference in ((False, torch.softmax), (True, torch.log_softmax)):
         y = softmax_fwd(x, log=log)
         assert torch.allclose(to64(y), reference(to64(x), -1), rtol=1e-6)

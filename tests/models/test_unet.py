@@ -66,7 +66,7 @@ FORWARD = {
     "odd-inside": ({"base_channels": 2, "depth": 3}, (1, 20, 12), False),
     "bilinear": ({"base_channels": 4, "depth": 2, "upsample": "bilinear"}, (1, 18, 13), True),
     "bilinear-deep": ({"base_channels": 2, "depth": 4, "upsample": "bilinear"}, (1, 16, 33), False),
-    "one-level": ({"base_channels": 2, "depth": 1}, (1, 2, 3), True),
+    "one-level": ({"base_channels": 2, "depth": 1}, (1, 3, 5), True),
 }
 
 

@@ -25,14 +25,15 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("ops", OPS.values(), ids=OPS.keys())
 def test_against_float64(ops: tuple, shape: tuple, pitch: bool, dtype: torch.dtype) -> None:
-    check_op(*ops, (2 * randn(*shape, dtype=dtype),), pitch=pitch)
+    # near saturation 1 - y cancels: that is for the forward alone, below
+    check_op(*ops, (0.5 * randn(*shape, dtype=dtype),), pitch=pitch)
 
 
 @pytest.mark.parametrize("ops", OPS.values(), ids=OPS.keys())
 def test_far_from_zero(ops: tuple) -> None:
     x = torch.cat([s * torch.logspace(-6, 4, 101) for s in (1, -1)]).to(DEVICE)
     y, expected = to64(ops[0](make(x)).torch()), ops[1](to64(x))
-    # exp(x) carries the rounding of its argument: |x| eps, up to 6e-6 where float32 ends; below 1e-37 it flushes to zero
+    # exp(x) carries the rounding of its argument: |x| eps, up to 6e-6 where float32 ends; below 1e-37 it is zero
     assert ((y - expected).abs() <= 1e-5 * expected.abs() + 1e-37).all()
 
 
@@ -40,7 +41,8 @@ def test_far_from_zero(ops: tuple) -> None:
 def test_nan_and_infinity(ops: tuple) -> None:
     x = torch.tensor([float("nan"), float("inf"), -float("inf")], device=DEVICE)
     y, expected = ops[0](make(x)).torch(), ops[1](x)
-    assert torch.equal(y.isnan(), expected.isnan()) and torch.equal(y[1:], expected[1:])
+    assert torch.equal(y.isnan(), expected.isnan())
+    assert torch.equal(y[1:], expected[1:])
 
 
 def test_relu_gradient_is_zero_at_zero_and_passes_nan() -> None:

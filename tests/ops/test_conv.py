@@ -78,15 +78,23 @@ def test_named_padding(kernel, padding):
         with pytest.warns(UserWarning):  # torch warns of its own copy for even kernels
             TORCH.conv2d(randn(1, 1, 5, 5).cpu(), randn(1, 1, *kernel).cpu(), padding="same")
     x, w = randn(2, 3, 7, 6), randn(4, 3, *kernel, seed=1)
-    before = (kernel[1] - 1) // 2, kernel[1] - 1 - (kernel[1] - 1) // 2, (kernel[0] - 1) // 2, kernel[0] - 1 - (kernel[0] - 1) // 2
+    before = (
+        (kernel[1] - 1) // 2,
+        kernel[1] - 1 - (kernel[1] - 1) // 2,
+        (kernel[0] - 1) // 2,
+        kernel[0] - 1 - (kernel[0] - 1) // 2,
+    )
     expected = TORCH.conv2d(TORCH.pad(to64(x), before) if padding == "same" else to64(x), to64(w))
     assert_close(F.conv2d(tn.from_torch(x), tn.from_torch(w), padding=padding).torch(), expected, 1e-6)
 
 
 def test_directional_derivatives():
-    check_gradients(lambda x, w, b: F.conv2d(x, w, b, 2, 1), [randn(1, 3, 7, 6), randn(4, 3, 3, 3, seed=5), randn(4, seed=6)])
     check_gradients(
-        lambda x, w, b: F.conv_transpose2d(x, w, b, 2, 1, 1), [randn(1, 3, 4, 3), randn(3, 2, 3, 3, seed=5), randn(2, seed=6)]
+        lambda x, w, b: F.conv2d(x, w, b, 2, 1), [randn(1, 3, 7, 6), randn(4, 3, 3, 3, seed=5), randn(4, seed=6)]
+    )
+    check_gradients(
+        lambda x, w, b: F.conv_transpose2d(x, w, b, 2, 1, 1),
+        [randn(1, 3, 4, 3), randn(3, 2, 3, 3, seed=5), randn(2, seed=6)],
     )
 
 
@@ -109,7 +117,10 @@ def test_only_wanted_gradients_are_computed():
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
 def test_16_bit_precisions_store_16_bit_activations_and_float32_gradients(name):
     tn.set_precision(name)
-    x, w = tn.from_torch(randn(2, 16, 9, 9), requires_grad=True), tn.Parameter(tn.from_torch(randn(32, 16, 3, 3, seed=1)))
+    x, w = (
+        tn.from_torch(randn(2, 16, 9, 9), requires_grad=True),
+        tn.Parameter(tn.from_torch(randn(32, 16, 3, 3, seed=1))),
+    )
     y = F.conv2d(x, w, padding=1)
     y.sum().backward()
     assert y.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
@@ -132,8 +143,14 @@ ONE, W = (lambda: tn.from_torch(randn(1, 4, 5, 5))), (lambda: tn.from_torch(rand
         (lambda: F.conv2d(randn(1, 4, 5, 5), W()), "input must be a tritonnet Tensor, got Tensor"),
         (lambda: F.conv2d(tn.tensor([[[[1]]]]), W()), "input must be floating point"),
         (lambda: F.conv_transpose2d(ONE(), W()), "must have the weight's 2 channels, got 4"),
-        (lambda: F.conv_transpose2d(ONE(), tn.from_torch(randn(4, 2, 3, 3)), output_padding=1), "output_padding must be less"),
-        (lambda: F.conv_transpose2d(ONE(), tn.from_torch(randn(4, 2, 1, 1)), padding=3), "must have at least one pixel"),
+        (
+            lambda: F.conv_transpose2d(ONE(), tn.from_torch(randn(4, 2, 3, 3)), output_padding=1),
+            "output_padding must be less",
+        ),
+        (
+            lambda: F.conv_transpose2d(ONE(), tn.from_torch(randn(4, 2, 1, 1)), padding=3),
+            "must have at least one pixel",
+        ),
     ],
 )
 def test_refuses(call, message):

@@ -38,8 +38,9 @@ class Cells(Dataset):
             raise DataError(f"made cells need count >= 1 and size >= 8, got count {count} and size {size}")
         names = [f"cells_{i:05d}" for i in range(count)]
         super().__init__(
-            names=names, size=size, channels=3, class_names=("background", "cell"),
-            mapping=MaskMapping("values", 2, {0: 0, 255: 1}), splits=split(names, val or ("every:5" if count >= 5 else "none")), cache_bytes=cache_bytes,
+            names=names, size=size, channels=3, class_names=("background", "cell"), cache_bytes=cache_bytes,
+            mapping=MaskMapping("values", 2, {0: 0, 1: 1}),
+            splits=split(names, val or ("every:5" if count >= 5 else "none")),
             notes=[f"{count} made pictures of cells (no microscope was involved), seed {seed}"],
         )  # fmt: skip
         self.seed = seed

@@ -107,12 +107,11 @@ def _open_pets(
         listed[part] = [line.split()[0] for line in read_names(file)]
         if not listed[part]:
             raise DataError(f"{file}: lists no image")
-    every = _by_stem(list_images(root / "images"))
-    wanted = dict.fromkeys(listed["trainval"] + listed["test"])
-    for part, names in listed.items():
-        find(tuple(every), names, root / "annotations" / f"{part}.txt")
-    used = sorted((every[name] for name in wanted), key=lambda path: path.name)
-    images, masks = _pair(used, _by_stem(list_images(folder)), extra_allowed=True)
+    # the published archive has MATLAB files among the images
+    every = list(_by_stem(list_images(root / "images", others_allowed=True)).values())
+    stems = [path.stem for path in every]
+    wanted = {i for part, names in listed.items() for i in find(stems, names, root / "annotations" / f"{part}.txt")}
+    images, masks = _pair([every[i] for i in sorted(wanted)], _by_stem(list_images(folder)), extra_allowed=True)
     wide, _, notes = _check_sizes(images, masks)
     names = [path.stem for path in images]
     train, test = (tuple(sorted(find(names, listed[part], part))) for part in ("trainval", "test"))

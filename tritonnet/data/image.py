@@ -24,13 +24,17 @@ class DataError(ValueError):
     """Something is wrong with the user's files. One line: which file, what is wrong, what to do."""
 
 
-def list_images(path: str | Path) -> list[Path]:
+def list_images(path: str | Path, *, others_allowed: bool = False) -> list[Path]:
     """The pictures to read: `path` itself if it is a file, else its pictures sorted by file name.
 
-    A folder without pictures that has an `images` folder inside means that one. Hidden files are passed over.
+    A folder without files that has an `images` folder inside means that one. Hidden files are passed over.
+
+    Args:
+        path: a picture or a folder.
+        others_allowed: pass over files that are not named as pictures, too.
 
     Raises:
-        DataError: no such path, no picture, or a file among them that is not named as a picture.
+        DataError: no such path, no picture, or (unless allowed) a file among them that is not named as a picture.
     """
     path = Path(path)
     if path.is_file():
@@ -39,7 +43,9 @@ def list_images(path: str | Path) -> list[Path]:
         raise DataError(f"{path}: no such file or folder")
     found = sorted(f for f in path.iterdir() if f.is_file() and not _is_clutter(f))
     if not found and (path / "images").is_dir():
-        return list_images(path / "images")
+        return list_images(path / "images", others_allowed=others_allowed)
+    if others_allowed:
+        found = [file for file in found if file.suffix.lower() in PICTURES]
     if not found:
         raise DataError(f"{path}: the folder holds no picture; put PNG, JPEG, GIF or BMP files there")
     for file in found:

@@ -46,6 +46,7 @@ class BatchNormReluMaxPool2dFunction(Function):
         if dz is not None:
             gradients = batch_norm_pool_bwd(dy, dz, *ctx.saved, **ctx.options)
         else:
+            assert dy is not None  # one of the two results was used
             gradients = batch_norm_bwd(dy, *ctx.saved, **ctx.options, relu=True)
         return tuple(g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
 

@@ -54,8 +54,7 @@ def _window(op: str, kernel_size: Size, stride: Size | None, padding: Size, **un
             refuse(op, f"{name} must be {only} (others are not there yet), got {value!r}")
     return {
         "kernel_size": _pair(op, "kernel_size", kernel_size),
-        # torch takes an empty sequence for None
-        "stride": _pair(op, "stride", kernel_size if stride is None or stride == () else stride),
+        "stride": _pair(op, "stride", kernel_size if stride is None else stride),
         "padding": _pair(op, "padding", padding),
     }
 
