@@ -1,6 +1,6 @@
 """Find the tiles of the convolution kernels on this GPU: check every candidate against cuDNN, time it, keep the fastest.
 
-    python -m bench.sweep_conv2d [--out DIR] [--batch 16] [--only 128-128] [--passes fwd,dgrad,wgrad]
+    python -m bench.sweep_conv2d [--out DIR] [--batch 16] [--precision bf16] [--only 128-128] [--passes fwd,dgrad,wgrad]
 
 Candidates are compiled and checked by worker processes, then timed one after another in this one, with cuDNN beside them.
 Writes DIR/sweep_conv2d.jsonl (a row a candidate) and DIR/<arch>.json, a tile table as kernels/tiles holds it. A candidate
@@ -29,7 +29,7 @@ LAYERS = [
 ]  # fmt: skip
 # (C, K, output side) of its transposed 2x2 stride 2 convolutions: C in, K out
 UPS = [(1024, 512, 32), (512, 256, 64), (256, 128, 128), (128, 64, 256)]
-Case = tuple[str, int, int, int, int]  # pass, C, K, side, batch
+Case = tuple[str, int, int, int, int, str]  # pass, C, K, side, batch, precision (bf16 or tf32)
 
 
 def box_tiles(pixels: int, side: int, batch: int, **fields: Any) -> list[conv.Tile]:
@@ -46,7 +46,7 @@ def box_tiles(pixels: int, side: int, batch: int, **fields: Any) -> list[conv.Ti
 
 def candidates(case: Case) -> list[conv.Tile]:
     """The tiles worth trying for a case."""
-    name, c, k, side, batch = case
+    name, c, k, side, batch, precision = case
     tiles: list[conv.Tile] = []
     if name in ("fwd", "dgrad"):
         depth, width = (c, k) if name == "fwd" else (k, c)
@@ -91,7 +91,15 @@ def candidates(case: Case) -> list[conv.Tile]:
                 if block_n <= max(k if name == "up_fwd" else c, 64):
                     for columns in {16, min(small, block_m)}:
                         tiles.append(conv.Tile("patch", block_m, block_n, 64, warps, stages, rows=block_m // columns))
+    if precision == "tf32":  # twice the bytes: half the channels (or pixels) a step
+        tiles = [dataclasses.replace(t, **_halved(t, name.endswith("wgrad"))) for t in tiles]
     return list(dict.fromkeys(tiles))
+
+
+def _halved(t: conv.Tile, weights: bool) -> dict[str, int]:
+    if not weights:
+        return {"block_k": min(t.block_k, 32)}
+    return {"block_k": t.block_k // 2, "rows": max(1, t.rows // 2), "images": t.images if t.rows > 1 else max(1, t.images // 2)}
 
 
 class Problem:
@@ -99,12 +107,15 @@ class Problem:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        name, c, k, side, batch = case
+        name, c, k, side, batch, self.precision = case
+        self.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        self.tf32 = self.precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = True
         generator = torch.Generator(device="cuda").manual_seed(0)
         channels_last = {"memory_format": torch.channels_last}
 
         def random(*shape: int) -> torch.Tensor:
-            return torch.randn(*shape, device="cuda", generator=generator).to(torch.bfloat16).to(**channels_last)
+            return torch.randn(*shape, device="cuda", generator=generator).to(self.dtype).to(**channels_last)
 
         self.up = name.startswith("up_")
         small = side // 2 if self.up else side
@@ -130,27 +141,27 @@ class Problem:
         side = self.case[3]
         name = self.case[0]
         if name == "fwd":
-            return conv.conv2d_fwd(x, w, padding=(1, 1, 1, 1), tile=tile)[0]
+            return conv.conv2d_fwd(x, w, padding=(1, 1, 1, 1), tile=tile, tf32=self.tf32)[0]
         if name == "dgrad":
-            return conv.conv2d_dgrad(dy, w, input_size=(side, side), pad=(1, 1), tile=tile)
+            return conv.conv2d_dgrad(dy, w, input_size=(side, side), pad=(1, 1), tile=tile, tf32=self.tf32)
         if name == "wgrad":
-            return conv.conv2d_wgrad(dy, x, kernel_size=(3, 3), pad=(1, 1), tile=tile)
+            return conv.conv2d_wgrad(dy, x, kernel_size=(3, 3), pad=(1, 1), tile=tile, tf32=self.tf32)
         if name == "up_fwd":
-            return conv.conv2d_dgrad(x, w, input_size=(side, side), stride=(2, 2), tile=tile)
+            return conv.conv2d_dgrad(x, w, input_size=(side, side), stride=(2, 2), tile=tile, tf32=self.tf32)
         if name == "up_dgrad":
-            return conv.conv2d_fwd(dy, w, stride=(2, 2), tile=tile)[0]
-        return conv.conv2d_wgrad(x, dy, kernel_size=(2, 2), stride=(2, 2), tile=tile)
+            return conv.conv2d_fwd(dy, w, stride=(2, 2), tile=tile, tf32=self.tf32)[0]
+        return conv.conv2d_wgrad(x, dy, kernel_size=(2, 2), stride=(2, 2), tile=tile, tf32=self.tf32)
 
     def key(self) -> tuple[str, str]:
         """Where the tile table keeps this problem."""
-        name, c, k, side, batch = self.case
+        name, c, k, side, batch, _ = self.case
         if self.up:
             pass_ = {"up_fwd": "conv2d_dgrad", "up_dgrad": "conv2d_fwd", "up_wgrad": "conv2d_wgrad"}[name]
             g = conv.Geometry(batch, side, side, k, side // 2, side // 2, c, 2, 2, (2, 2), (0, 0), (1, 1))
         else:
             pass_ = f"conv2d_{name}"
             g = conv.Geometry(batch, side, side, c, side, side, k, 3, 3, (1, 1), (1, 1), (1, 1))
-        return pass_, f"{g.key} bfloat16"
+        return pass_, f"{g.key} {str(self.dtype).removeprefix('torch.')}"
 
 
 def check(case: Case) -> list[tuple[conv.Tile, str]]:
@@ -172,13 +183,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--precision", default="bf16", choices=["bf16", "tf32"])
     parser.add_argument("--only", default="")
     parser.add_argument("--passes", default="fwd,dgrad,wgrad,up_fwd,up_dgrad,up_wgrad")
     parser.add_argument("--workers", type=int, default=12)
     options = parser.parse_args()
     passes = options.passes.split(",")
     cases: list[Case] = [
-        (name, c, k, side, options.batch) for name in passes
+        (name, c, k, side, options.batch, options.precision) for name in passes
         for c, k, side in (UPS if name.startswith("up_") else LAYERS) if options.only in f"{c}-{k}"
     ]  # fmt: skip
     start = time.perf_counter()

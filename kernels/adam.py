@@ -11,6 +11,7 @@ updates, and writes the 16-bit copy of w in the same pass. Deterministic. Cost: 
 v and the copy: 30 bytes a parameter with one.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +20,7 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.runtime import cdiv, empty, launch
-from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, address, low_dtype, read, write
+from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, low_dtype
 
 __all__ = ["adam_step"]
 
@@ -27,85 +28,82 @@ Buffer = torch.Tensor
 
 
 @triton.jit
-def _power(BASE: tl.constexpr, t, N: tl.constexpr):
-    """BASE ** t in float64 for t < 2**24, by squaring: the same bits whichever steps led to t."""
-    power = tl.full((N,), 1.0, tl.float64)
-    base = tl.full((N,), BASE, tl.float64)
-    for _ in range(24):
-        power = tl.where(t % 2 == 1, power * base, power)
-        base = base * base
-        t = t // 2
-    return power
-
-
-@triton.jit
 def _adam_count_kernel(
     table_ptr, lr_ptr, fault_ptr, factor_ptr,
     T,  # tensors
-    BETA1: tl.constexpr, BETA2: tl.constexpr, DECAY: tl.constexpr, BLOCK: tl.constexpr,
+    LOG_BETA1: tl.constexpr, LOG_BETA2: tl.constexpr, DECAY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # [T]
     live = i < T
-    step_ptr = tl.load(table_ptr + 4 * T + i, mask=live, other=0).to(tl.pointer_type(tl.float32))
+    step_ptr = tl.load(table_ptr + i * 7 + 4, mask=live, other=0).to(tl.pointer_type(tl.float32))
     sound = (tl.load(fault_ptr) == 0).to(tl.float32)
     step = tl.load(step_ptr, mask=live, other=0.0) + sound
     tl.store(step_ptr, step, mask=live)
     # 0 only while the very first step is skipped: its factors are not used
-    t = tl.maximum(step, 1.0).to(tl.int32)
-    lr = tl.load(lr_ptr).to(tl.float64)
+    t = tl.maximum(step, 1.0).to(tl.float64)
     one = tl.full((BLOCK,), 1.0, tl.float64)
-    tl.store(factor_ptr + i, (lr / (one - _power(BETA1, t, BLOCK))).to(tl.float32), mask=live)
-    tl.store(factor_ptr + T + i, tl.sqrt(one - _power(BETA2, t, BLOCK)).to(tl.float32), mask=live)
-    tl.store(factor_ptr + 2 * T + i, (one - lr * tl.full((BLOCK,), DECAY, tl.float64)).to(tl.float32), mask=live)
+    correction1 = one - tl.exp(t * tl.full((BLOCK,), LOG_BETA1, tl.float64))
+    correction2 = one - tl.exp(t * tl.full((BLOCK,), LOG_BETA2, tl.float64))
+    lr = tl.load(lr_ptr).to(tl.float64)
+    keep = one - lr * tl.full((BLOCK,), DECAY, tl.float64)
+    tl.store(factor_ptr + i * 3, (lr / correction1).to(tl.float32), mask=live)
+    tl.store(factor_ptr + i * 3 + 1, tl.sqrt(correction2).to(tl.float32), mask=live)
+    tl.store(factor_ptr + i * 3 + 2, keep.to(tl.float32), mask=live)
 
 
 @triton.jit
 def _adam_chunk(
-    table_ptr, factor_ptr, T, i, at, n, decay, rise1, beta2, rise2, eps,
-    DECOUPLED: tl.constexpr, LOW: tl.constexpr, ALIGNED: tl.constexpr, WHOLE: tl.constexpr,
+    row_ptr, factor_ptr, start, lane, live, decay, rise1, beta2, rise2, eps,
+    DECOUPLED: tl.constexpr, LOW: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    w_ptr = address(table_ptr, 0, T, i, tl.float32, ALIGNED)
-    m_ptr = address(table_ptr, 2, T, i, tl.float32, ALIGNED)
-    v_ptr = address(table_ptr, 3, T, i, tl.float32, ALIGNED)
-    w = read(w_ptr, at, n, WHOLE)
-    g = read(address(table_ptr, 1, T, i, tl.float32, ALIGNED), at, n, WHOLE)
-    m = read(m_ptr, at, n, WHOLE)
-    v = read(v_ptr, at, n, WHOLE)
+    w_ptr = tl.multiple_of(tl.load(row_ptr).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
+    g_ptr = tl.multiple_of(tl.load(row_ptr + 1).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
+    m_ptr = tl.multiple_of(tl.load(row_ptr + 2).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
+    v_ptr = tl.multiple_of(tl.load(row_ptr + 3).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
+    w = tl.load(w_ptr, mask=live, other=0.0)
+    g = tl.load(g_ptr, mask=live, other=0.0)
+    m = tl.load(m_ptr, mask=live, other=0.0)
+    v = tl.load(v_ptr, mask=live, other=0.0)
     if DECOUPLED:
-        w *= tl.load(factor_ptr + 2 * T + i)
+        w *= tl.load(factor_ptr + 2)
     else:
         g += decay * w
     m += rise1 * (g - m)
     v = beta2 * v + rise2 * g * g
-    size, correction = tl.load(factor_ptr + i), tl.load(factor_ptr + T + i)
-    w -= size * tl.div_rn(m, tl.div_rn(tl.sqrt_rn(v), correction) + eps)
-    write(w_ptr, at, n, w, WHOLE)
-    write(m_ptr, at, n, m, WHOLE)
-    write(v_ptr, at, n, v, WHOLE)
+    w -= tl.load(factor_ptr) * tl.div_rn(m, tl.div_rn(tl.sqrt_rn(v), tl.load(factor_ptr + 1)) + eps)
+    tl.store(w_ptr, w, mask=live)
+    tl.store(m_ptr, m, mask=live)
+    tl.store(v_ptr, v, mask=live)
     if LOW is not None:
-        if tl.load(table_ptr + 5 * T + i) != 0:
-            write(address(table_ptr, 5, T, i, LOW, ALIGNED), at, n, w, WHOLE)
+        low = tl.load(row_ptr + 5)
+        if low != 0:
+            low_ptr = tl.multiple_of(low.to(tl.pointer_type(LOW)), ALIGN)
+            tl.store(low_ptr + start + lane, w.to(LOW), mask=live)
 
 
 @triton.jit
 def _adam_step_kernel(
     table_ptr, block_ptr, factor_ptr, fault_ptr,
-    T, decay, rise1, beta2, rise2, eps,  # T tensors; rise: 1 - beta
-    DECOUPLED: tl.constexpr, LOW: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+    decay, rise1, beta2, rise2, eps,  # rise: 1 - beta
+    DECOUPLED: tl.constexpr, LOW: tl.constexpr, ALIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.load(block_ptr + 2 * tl.program_id(0))
     start = tl.load(block_ptr + 2 * tl.program_id(0) + 1).to(tl.int64) * BLOCK
-    at = start + tl.arange(0, BLOCK)
-    n = tl.load(table_ptr + 6 * T + i)
+    lane = tl.arange(0, BLOCK)
+    row_ptr = table_ptr + i * 7
+    n = tl.load(row_ptr + 6)
+    factor_ptr += i * 3
     if tl.load(fault_ptr) == 0:
+        # accesses are only wide where no mask can cut through one
         if start + BLOCK <= n:
-            _adam_chunk(
-                table_ptr, factor_ptr, T, i, at, n, decay, rise1, beta2, rise2, eps, DECOUPLED, LOW, ALIGNED, True
-            )
+            whole = tl.full((BLOCK,), True, tl.int1)
+            _adam_chunk(row_ptr, factor_ptr, start, lane, whole, decay, rise1, beta2, rise2, eps, DECOUPLED, LOW, ALIGN)
         else:
-            _adam_chunk(
-                table_ptr, factor_ptr, T, i, at, n, decay, rise1, beta2, rise2, eps, DECOUPLED, LOW, ALIGNED, False
-            )
+            _adam_chunk(row_ptr, factor_ptr, start, lane, start + lane < n, decay, rise1, beta2, rise2, eps, DECOUPLED, LOW, ALIGN)
+
+
+def _log(beta: float) -> float:
+    return math.log(beta) if beta > 0 else float("-inf")
 
 
 def adam_step(
@@ -145,14 +143,14 @@ def adam_step(
     if not params:
         return
     table = tables.get("adam", params, grads, exp_avgs, exp_avg_sqs, steps, lows)
-    factors = empty((3, table.tensors), torch.float32)
+    factors = empty((table.tensors, 3), torch.float32)
     flag = fault.flag()
     launch(
         _adam_count_kernel, (cdiv(table.tensors, 256),), table.addresses, lr, flag, factors, table.tensors,
-        BETA1=float(betas[0]), BETA2=float(betas[1]), DECAY=float(weight_decay), BLOCK=256,
+        LOG_BETA1=_log(betas[0]), LOG_BETA2=_log(betas[1]), DECAY=float(weight_decay), BLOCK=256,
     )  # fmt: skip
     launch(
         _adam_step_kernel, (table.blocks.shape[0],), table.addresses, table.blocks, factors, flag,
-        table.tensors, float(weight_decay), 1.0 - betas[0], float(betas[1]), 1.0 - betas[1], float(eps),
-        DECOUPLED=decoupled, LOW=LOW[low_dtype("adam", lows)], ALIGNED=table.aligned, BLOCK=BLOCK,
+        float(weight_decay), 1.0 - betas[0], float(betas[1]), 1.0 - betas[1], float(eps),
+        DECOUPLED=decoupled, LOW=LOW[low_dtype("adam", lows)], ALIGN=table.align, BLOCK=BLOCK, num_warps=8,
     )  # fmt: skip

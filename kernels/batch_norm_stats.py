@@ -116,6 +116,9 @@ def _batch_norm_stats_kernel(
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
+    # Means are kept relative to the program's first pixel: near it, they round less.
+    origin = tl.program_id(0).to(tl.int64) * BLOCK_M * x_pitch
+    pivot = tl.load(x_ptr + origin + c, mask=c < C, other=0.0).to(tl.float32)
     n = tl.zeros((BLOCK_M,), tl.float32)
     mean = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     m2 = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
@@ -123,10 +126,10 @@ def _batch_norm_stats_kernel(
         m = step * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)  # [M]
         live = (m < pixels)[:, None] & (c < C)[None, :]
         x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=live, other=0.0).to(tl.float32)
-        n, mean, m2 = _chan(n, mean, m2, (m < pixels).to(tl.float32), x, 0.0)
+        n, mean, m2 = _chan(n, mean, m2, (m < pixels).to(tl.float32), x - pivot[None, :], 0.0)
     n, mean, m2 = _chan_lanes(n, mean, m2)
     at = tl.program_id(0) * C + c
-    tl.store(mean_ptr + at, mean, mask=c < C)
+    tl.store(mean_ptr + at, mean + pivot, mask=c < C)
     tl.store(m2_ptr + at, m2, mask=c < C)
     if tl.program_id(1) == 0:
         tl.store(count_ptr + tl.program_id(0), n)

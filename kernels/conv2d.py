@@ -12,7 +12,7 @@ This module holds what the three passes share, and the launchers; the kernels ar
 "cuDNN: Efficient Primitives for Deep Learning", section 3.2), in three forms:
 
 - `conv2d_gather`: pointers; any stride, dilation, channel count, dtype and pitch.
-- `conv2d_tensormap`: tensor-map (TMA) loads, Hopper and later; stride 1, 16-bit, channels in multiples of 16;
+- `conv2d_tensormap`: tensor-map (TMA) loads, Hopper and later; stride 1, 16-bit or tf32, channels in multiples of 16;
 - `conv2d_patch`: the same for a window that equals its stride (the U-Net's 2x2 stride 2).
 
 Deterministic: every output has one writer; the weight gradient is split over pixels into float32 partial sums which are added
@@ -105,53 +105,58 @@ def pick_tile(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str) 
         if tile.form in (form, "gather"):
             return tile
     if name == "conv2d_wgrad":
-        return _pick_wgrad(g, dtype, form)
+        return _pick_wgrad(g, dtype, form, arch)
     pixels = g.N * (g.P * g.Q if name == "conv2d_fwd" else g.H * g.W)
     depth, width = (g.C, g.K) if name == "conv2d_fwd" else (g.K, g.C)
+    wide = dtype != torch.float32
     if INTERPRET:
         block_k, block_n = min(max(next_power_of_2(depth), 16), 64), min(max(next_power_of_2(width), 16), 256)
         most = LARGEST_BLOCK // max(block_k, block_n)
         return Tile("gather", min(max(next_power_of_2(pixels), 16), most), block_n, block_k, 4, 1)
+    step = 64 if wide else 32  # channels a step of a tensor-map kernel: 128 bytes
+    while depth % step:
+        step //= 2
     if form == "patch":
         rows, columns = patch_box(g, 128)
-        block_k = 64 if depth % 64 == 0 else 32 if depth % 32 == 0 else 16
-        return Tile("patch", rows * columns, 128 if width > 64 else 64, block_k, 4, 3, rows=rows)
+        return Tile("patch", rows * columns, 128 if width > 64 else 64, step, 4, 3, rows=rows)
     if form == "tensormap":
-        images, rows, columns = pixel_tile(g.N, *((g.P, g.Q) if name == "conv2d_fwd" else (g.H, g.W)), 256 if width <= 64 else 128)
-        block_k = 64 if depth % 64 == 0 else 32 if depth % 32 == 0 else 16
-        block_n = 128 if width > 64 else 64 if width > 32 else 32 if width > 16 else 16
-        block_n = max(block_n, 64)  # the matrix unit takes 64 rows at a time
-        return Tile("tensormap", images * rows * columns, block_n, block_k, 4, 2 if width <= 64 else 3, rows=rows, images=images)
-    wide = dtype != torch.float32
+        narrow = width <= 64
+        side = (g.P, g.Q) if name == "conv2d_fwd" else (g.H, g.W)
+        images, rows, columns = pixel_tile(g.N, *side, 256 if narrow and wide else 128)
+        return Tile("tensormap", images * rows * columns, 64 if narrow else 128, step, 4, 2 if narrow else 3, rows=rows, images=images)
+    aligned = depth % 8 == 0 and width % 8 == 0  # else every element has an address of its own, and those take registers
+    flat = name == "conv2d_fwd" and flattens(g.C)
     block_n = min(max(next_power_of_2(width), 16), 128 if wide else 64)
-    block_k = 64 if depth >= 64 and wide else 32 if depth >= 32 or depth * g.R * g.S >= 32 else 16
-    block_m = 128 if wide or block_n <= 32 else 64
-    return Tile("gather", block_m, block_n, block_k, 4 if block_n < 128 or not wide else 8, 3 if wide else 2)
+    block_k = 32 if flat else 16 if depth < 32 or not aligned else 64 if depth >= 64 and wide else 32
+    block_m = 128 if flat or (aligned and (wide or block_n <= 32)) else 64
+    heavy = block_n >= 128 or (name == "conv2d_dgrad" and (block_m * max(block_n, block_k) >= 8192 or min(depth, width) < 16))
+    return Tile("gather", block_m, block_n, block_k, 8 if heavy else 4, 3 if wide else 2)
 
 
-def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str) -> Tile:
+def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
     pixels = g.N * g.P * g.Q
     if INTERPRET:
         columns = g.R * g.S * g.C if flattens(g.C) else g.C
         block_m, block_n = (min(max(next_power_of_2(size), 16), 256) for size in (g.K, columns))
         most = LARGEST_BLOCK // max(block_m, block_n)
         return Tile("gather", block_m, block_n, min(max(next_power_of_2(pixels), 16), most), 4, 1)
+    wide = dtype != torch.float32
     if form == "patch":
-        rows, columns = patch_box(g, 64)
+        rows, columns = patch_box(g, 64 if wide else 32)
         block_m, block_n = (128 if g.K > 64 else 64), (128 if g.C % 128 == 0 else 64)
         programs = cdiv(g.K, block_m) * cdiv(g.C, block_n) * g.R * g.S
         splits = split_count(programs, cdiv(g.N * g.P, rows) * cdiv(g.Q, columns), 2)
-        return Tile("patch", block_m, block_n, 64, 4, 2, splits=splits, rows=rows)
+        return Tile("patch", block_m, block_n, rows * columns, 8 if arch == "sm_100" else 4, 2, splits=splits, rows=rows)
     if form == "tensormap":
-        row = g.S == 3 and max(g.C, g.K) <= 256  # small tiles: three taps share one tile of dy
-        step, stages = (64, 3) if max(g.C, g.K) <= 64 else (32, 4) if row else (64, 2)
+        row = wide and g.S == 3 and max(g.C, g.K) <= 256  # small tiles: three taps share one tile of dy
+        step, stages = (64, 3) if wide and max(g.C, g.K) <= 64 else (32, 4) if row else (64, 2) if wide else (32, 2)
         images, rows, columns = pixel_tile(g.N, g.P, g.Q, step, wide=True)
         block_m, block_n = (128 if g.K > 64 else 64), (64 if row or g.C % 128 else 128)
         taps = 3 if row else 1
         programs = cdiv(g.K, block_m) * cdiv(g.C, block_n) * g.R * g.S // taps
         steps = cdiv(g.N, images) * cdiv(g.P, rows) * cdiv(g.Q, columns)
-        return Tile("tensormap", block_m, block_n, step, 4, stages, split_count(programs, steps, 2), rows, images, taps)
-    wide = dtype != torch.float32
+        warps = 8 if arch == "sm_100" and block_m * block_n >= 16384 else 4
+        return Tile("tensormap", block_m, block_n, step, warps, stages, split_count(programs, steps, 2), rows, images, taps)
     columns = g.R * g.S * g.C if flattens(g.C) else g.C
     block_m = min(max(next_power_of_2(g.K), 16), 128 if wide else 64)
     block_n = min(max(next_power_of_2(columns), 16), 128 if wide else 64)
@@ -192,13 +197,13 @@ def patch_box(g: Geometry, pixels: int) -> tuple[int, int]:
     return pixels // columns, columns
 
 
-def _form(g: Geometry, buffers: tuple[torch.Tensor, ...]) -> str:
-    """Which kernels take this problem best. Tensor maps want 16-bit, aligned rows and channels in multiples of 16."""
+def _form(g: Geometry, buffers: tuple[torch.Tensor, ...], tf32: bool) -> str:
+    """Which kernels take this problem best. Tensor maps want rows of 16 bytes and channels in multiples of 16."""
     hopper = arch().startswith("sm_") and int(arch()[3:]) >= 90
-    aligned = g.C % 16 == 0 and g.K % 16 == 0 and all(
-        b.dtype in (torch.bfloat16, torch.float16) and b.data_ptr() % 16 == 0 and pitch(b) % 8 == 0 for b in buffers
+    fits = g.C % 16 == 0 and g.K % 16 == 0 and all(
+        (b.dtype != torch.float32 or tf32) and b.data_ptr() % 16 == 0 and pitch(b) * b.element_size() % 16 == 0 for b in buffers
     )  # fmt: skip
-    if not hopper or not aligned or g.N == 0:
+    if not hopper or not fits or g.N == 0:
         return "gather"
     if g.stride == (1, 1):
         return "tensormap"
@@ -281,7 +286,7 @@ def conv2d_fwd(
     g = Geometry(N, H, W, C, P, Q, K, R, S, stride, (top, left), dilation)
     y = _output(op, out, (N, P, Q, K), x.dtype)
     if tile is None:
-        tile = pick_tile("conv2d_fwd", g, x.dtype, _form(g, (x, w, y)), arch())
+        tile = pick_tile("conv2d_fwd", g, x.dtype, _form(g, (x, w, y), tf32), arch())
     if tile.form == "tensormap":
         return conv2d_tensormap.fwd(x, w, bias, y, g, tile, statistics)
     if tile.form == "patch":
@@ -329,7 +334,7 @@ def conv2d_dgrad(
     g = Geometry(N, H, W, C, P, Q, K, R, S, stride, pad, dilation)
     dx = _output(op, out, (N, H, W, C), dy.dtype)
     if tile is None:
-        tile = pick_tile("conv2d_dgrad", g, dy.dtype, _form(g, (dy, w, dx)), arch())
+        tile = pick_tile("conv2d_dgrad", g, dy.dtype, _form(g, (dy, w, dx), tf32), arch())
     if tile.form == "tensormap":
         conv2d_tensormap.dgrad(dy, w, bias, dx, g, tile)
     elif tile.form == "patch":
@@ -370,7 +375,7 @@ def conv2d_wgrad(
     R, S = kernel_size
     g = Geometry(N, H, W, C, P, Q, K, R, S, stride, pad, dilation)
     if tile is None:
-        tile = pick_tile("conv2d_wgrad", g, x.dtype, _form(g, (dy, x)), arch())
+        tile = pick_tile("conv2d_wgrad", g, x.dtype, _form(g, (dy, x), tf32), arch())
     partial = empty((tile.splits, K, R, S, C), torch.float32)
     if tile.form == "tensormap":
         conv2d_tensormap.wgrad(dy, x, partial, g, tile)

@@ -1,4 +1,4 @@
-"""Convolution kernels for a window that equals its stride: patches that do not overlap, 16-bit, by tensor map.
+"""Convolution kernels for a window that equals its stride: patches that do not overlap; 16-bit or tf32, by tensor map.
 
 The formulas stand in `conv2d`. With R = stride, no padding and no dilation every input pixel lies in exactly one patch,
 so the input is a rank-5 array big[n*P + p, r, q, s, c] = x[n, p*R + r, q*S + s, c] (a view: one tensor map), and

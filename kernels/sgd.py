@@ -19,7 +19,7 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.runtime import cdiv, launch
-from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, address, low_dtype, read, write
+from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, low_dtype
 
 __all__ = ["sgd_step"]
 
@@ -30,58 +30,57 @@ Buffer = torch.Tensor
 def _sgd_count_kernel(table_ptr, fault_ptr, T, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = i < T
-    step_ptr = tl.load(table_ptr + 3 * T + i, mask=live, other=0).to(tl.pointer_type(tl.float32))
+    step_ptr = tl.load(table_ptr + i * 6 + 3, mask=live, other=0).to(tl.pointer_type(tl.float32))
     sound = (tl.load(fault_ptr) == 0).to(tl.float32)
     tl.store(step_ptr, tl.load(step_ptr, mask=live, other=0.0) + sound, mask=live)
 
 
 @triton.jit
 def _sgd_chunk(
-    table_ptr, T, i, at, n, lr, decay, momentum, rise,
-    MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, DAMPENED: tl.constexpr,
-    LOW: tl.constexpr, ALIGNED: tl.constexpr, WHOLE: tl.constexpr,
+    row_ptr, start, lane, live, lr, decay, momentum, rise,
+    MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, DAMPENED: tl.constexpr, LOW: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    w_ptr = address(table_ptr, 0, T, i, tl.float32, ALIGNED)
-    w = read(w_ptr, at, n, WHOLE)
-    g = read(address(table_ptr, 1, T, i, tl.float32, ALIGNED), at, n, WHOLE) + decay * w
+    w_ptr = tl.multiple_of(tl.load(row_ptr).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
+    g_ptr = tl.multiple_of(tl.load(row_ptr + 1).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
+    w = tl.load(w_ptr, mask=live, other=0.0)
+    g = tl.load(g_ptr, mask=live, other=0.0) + decay * w
     if MOMENTUM:
-        b_ptr = address(table_ptr, 2, T, i, tl.float32, ALIGNED)
-        b = read(b_ptr, at, n, WHOLE)
+        b_ptr = tl.multiple_of(tl.load(row_ptr + 2).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
+        b = momentum * tl.load(b_ptr, mask=live, other=0.0) + rise * g
         if DAMPENED:
-            step = tl.load(address(table_ptr, 3, T, i, tl.float32, False))
-            b = tl.where(step == 1.0, g, momentum * b + rise * g)
-        else:
-            b = momentum * b + g
-        write(b_ptr, at, n, b, WHOLE)
+            step = tl.load(tl.load(row_ptr + 3).to(tl.pointer_type(tl.float32)))
+            b = tl.where(step == 1.0, g, b)
+        tl.store(b_ptr, b, mask=live)
         g = g + momentum * b if NESTEROV else b
     w -= lr * g
-    write(w_ptr, at, n, w, WHOLE)
+    tl.store(w_ptr, w, mask=live)
     if LOW is not None:
-        if tl.load(table_ptr + 4 * T + i) != 0:
-            write(address(table_ptr, 4, T, i, LOW, ALIGNED), at, n, w, WHOLE)
+        low = tl.load(row_ptr + 4)
+        if low != 0:
+            low_ptr = tl.multiple_of(low.to(tl.pointer_type(LOW)), ALIGN)
+            tl.store(low_ptr + start + lane, w.to(LOW), mask=live)
 
 
 @triton.jit
 def _sgd_step_kernel(
     table_ptr, block_ptr, lr_ptr, fault_ptr,
-    T, decay, momentum, rise,  # T tensors; rise: 1 - dampening
+    decay, momentum, rise,  # rise: 1 - dampening
     MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, DAMPENED: tl.constexpr,
-    LOW: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+    LOW: tl.constexpr, ALIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.load(block_ptr + 2 * tl.program_id(0))
     start = tl.load(block_ptr + 2 * tl.program_id(0) + 1).to(tl.int64) * BLOCK
-    at = start + tl.arange(0, BLOCK)
-    n = tl.load(table_ptr + 5 * T + i)
+    lane = tl.arange(0, BLOCK)
+    row_ptr = table_ptr + i * 6
+    n = tl.load(row_ptr + 5)
     lr = tl.load(lr_ptr)
     if tl.load(fault_ptr) == 0:
+        # accesses are only wide where no mask can cut through one
         if start + BLOCK <= n:
-            _sgd_chunk(
-                table_ptr, T, i, at, n, lr, decay, momentum, rise, MOMENTUM, NESTEROV, DAMPENED, LOW, ALIGNED, True
-            )
+            whole = tl.full((BLOCK,), True, tl.int1)
+            _sgd_chunk(row_ptr, start, lane, whole, lr, decay, momentum, rise, MOMENTUM, NESTEROV, DAMPENED, LOW, ALIGN)
         else:
-            _sgd_chunk(
-                table_ptr, T, i, at, n, lr, decay, momentum, rise, MOMENTUM, NESTEROV, DAMPENED, LOW, ALIGNED, False
-            )
+            _sgd_chunk(row_ptr, start, lane, start + lane < n, lr, decay, momentum, rise, MOMENTUM, NESTEROV, DAMPENED, LOW, ALIGN)
 
 
 def sgd_step(
@@ -125,7 +124,7 @@ def sgd_step(
         launch(_sgd_count_kernel, (cdiv(table.tensors, 256),), table.addresses, flag, table.tensors, BLOCK=256)
     launch(
         _sgd_step_kernel, (table.blocks.shape[0],), table.addresses, table.blocks, lr, flag,
-        table.tensors, float(weight_decay), float(momentum), 1.0 - dampening,
+        float(weight_decay), float(momentum), 1.0 - dampening,
         MOMENTUM=momentum != 0, NESTEROV=nesterov, DAMPENED=dampened,
-        LOW=LOW[low_dtype("sgd", lows)], ALIGNED=table.aligned, BLOCK=BLOCK,
+        LOW=LOW[low_dtype("sgd", lows)], ALIGN=table.align, BLOCK=BLOCK, num_warps=8,
     )  # fmt: skip

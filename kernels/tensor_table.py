@@ -1,6 +1,6 @@
 """Tables of addresses: how one launch reaches every parameter of a network.
 
-    table[k, i]  the address of tensor i's k-th buffer (0: it has none), int64; the last row holds numbers of elements
+    table[i, k]  the address of tensor i's k-th buffer (0: it has none), int64; the last column: how many elements
     blocks[b]    (i, chunk): program b works on elements chunk * BLOCK .. chunk * BLOCK + BLOCK - 1 of tensor i
 
 Tables are made on the host and copied without waiting. They are kept by their content, so a training step whose buffers
@@ -13,53 +13,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import triton
 import triton.language as tl
 
 from tritonnet.kernels.runtime import INTERPRET, cdiv, device, empty, flat, refuse
 
-__all__ = ["BLOCK", "LOW", "Table", "Tables", "address", "low_dtype", "read", "write"]
+__all__ = ["BLOCK", "LOW", "Table", "Tables", "low_dtype"]
 
-BLOCK = 65536 if INTERPRET else 1024
+# with 8 warps one 16-byte access a thread and array: more takes the registers that keep many accesses in flight
+BLOCK = 16384 if INTERPRET else 1024
 KEPT = 16  # tables; buffers cycle through a few addresses in training
 
 Buffer = torch.Tensor
 LOW = {None: None, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
-@triton.jit
-def address(table_ptr, K: tl.constexpr, T, i, TYPE: tl.constexpr, ALIGNED: tl.constexpr):
-    """Row `K` of tensor `i` as a pointer; `ALIGNED`: to 16 bytes, so that accesses may be as wide."""
-    ptr = tl.load(table_ptr + K * T + i).to(tl.pointer_type(TYPE))
-    return tl.multiple_of(ptr, 16) if ALIGNED else ptr
-
-
-@triton.jit
-def read(ptr, at, n, WHOLE: tl.constexpr):
-    """Elements `at` below `n`; `WHOLE`: all of them are (a mask would keep accesses narrow)."""
-    if WHOLE:
-        return tl.load(ptr + at).to(tl.float32)
-    else:
-        return tl.load(ptr + at, mask=at < n, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def write(ptr, at, n, x, WHOLE: tl.constexpr):
-    """Store what `read` would read."""
-    if WHOLE:
-        tl.store(ptr + at, x.to(ptr.dtype.element_ty))
-    else:
-        tl.store(ptr + at, x.to(ptr.dtype.element_ty), mask=at < n)
-
-
 @dataclass(frozen=True)
 class Table:
     """Device tables of one launch."""
 
-    addresses: Buffer  # int64 (rows + 1, tensors)
+    addresses: Buffer  # int64 (tensors, columns + 1)
     blocks: Buffer  # int32 (programs, 2)
     tensors: int
-    aligned: bool
+    align: int  # of all addresses, in bytes
     host: tuple[Buffer, ...]  # what they were copied from
 
 
@@ -67,35 +42,33 @@ class Tables:
     """The tables of one optimizer."""
 
     def __init__(self) -> None:
-        self._tables: OrderedDict[tuple[int, ...], Table] = OrderedDict()
+        self._tables: OrderedDict[tuple[tuple[int, ...], ...], Table] = OrderedDict()
         self._blocks: dict[tuple[int, ...], tuple[Buffer, Buffer]] = {}
         self._captured: list[Table] = []
 
-    def get(self, op: str, *rows: Sequence[Buffer | None]) -> Table:
-        """The table of `rows`: as many buffers in each, contiguous, on the device; those of rows[0] give the sizes.
+    def get(self, op: str, *columns: Sequence[Buffer | None]) -> Table:
+        """The table of `columns`: as many buffers in each, contiguous, on the device; those of the first give the sizes.
 
         Raises:
             Refused: a buffer on another device or not contiguous.
         """
-        addresses: list[int] = []
-        for buffers in rows:
+        rows: list[tuple[int, ...]] = []
+        for buffers in zip(*columns, strict=True):
             for buffer in buffers:
-                if buffer is None:
-                    addresses.append(0)
-                else:
+                if buffer is not None:
                     flat(op, "parameter, gradient or state", buffer)
-                    addresses.append(buffer.data_ptr())
-        sizes = tuple(0 if buffer is None else buffer.numel() for buffer in rows[0])
-        key = (len(rows), *addresses, *sizes)
+            rows.append((*(0 if b is None else b.data_ptr() for b in buffers), buffers[0].numel()))
+        key = tuple(rows)
         table = self._tables.get(key)
         if table is None:
-            shape = (len(rows) + 1, len(sizes))
-            host, here = _upload(torch.tensor([*addresses, *sizes], dtype=torch.int64).view(shape))
+            sizes = tuple(row[-1] for row in rows)
             if sizes not in self._blocks:
                 self._blocks[sizes] = _upload(_block_map(sizes))
+            host, here = _upload(torch.tensor(rows, dtype=torch.int64))
             host_blocks, blocks = self._blocks[sizes]
-            table = Table(here, blocks, len(sizes), all(a % 16 == 0 for a in addresses), (host, host_blocks))
-            self._tables[key] = table
+            # addresses that are multiples of 16 bytes may be accessed as wide
+            align = 16 if all(address % 16 == 0 for row in rows for address in row[:-1]) else 4
+            table = self._tables[key] = Table(here, blocks, len(rows), align, (host, host_blocks))
             if device().type == "cuda" and torch.cuda.is_current_stream_capturing():
                 self._captured.append(table)
         self._tables.move_to_end(key)

@@ -16,7 +16,7 @@ EPS = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11
 def randn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
     """Normal numbers on the process's device, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator).to(dtype).to(DEVICE)
+    return torch.randn(shape, generator=generator).to(dtype).to(DEVICE)
 
 
 def pitched(x: torch.Tensor, extra: int = 3) -> torch.Tensor:

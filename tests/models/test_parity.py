@@ -65,8 +65,8 @@ def train_ours(model: nn.Module, seed: int, steps: int, shape: tuple[int, ...]) 
 
 # name: (network, torch's, arguments, image shape, steps)
 CASES = {
-    "transposed": (models.UNet, TorchUNet, (3, 2, 4, 2), (2, 3, 16, 16), 4),
-    "bilinear": (models.UNet, TorchUNet, (3, 3, 2, 2, "bilinear"), (2, 3, 15, 18), 1),
+    "transposed": (models.UNet, TorchUNet, (3, 2, 4, 2), (2, 3, 16, 16), 3),
+    "bilinear": (models.UNet, TorchUNet, (3, 3, 4, 1, "bilinear"), (2, 3, 15, 18), 1),
 }
 GPU_CASES = {
     "transposed-16": (models.UNet, TorchUNet, (3, 2, 16, 4), (4, 3, 64, 64), 20),

@@ -55,14 +55,16 @@ def test_twenty_steps_against_float64(case: str) -> None:
         ours.step()
         for optimizer in theirs:
             optimizer.step()
-    for i, p in enumerate(params):
-        # PyTorch's own float32 against float64 is the measure
-        own = error(twins[1][i], twins[0][i])
-        assert error(p.torch(), twins[0][i]) <= 3 * own + 1e-7
+    ends = [torch.cat([x.detach().double().cpu().flatten() for x in end]) for end in ([p.torch() for p in params], *twins)]
+    # PyTorch's own float32 against float64 is the measure
+    assert error(ends[0], ends[1]) <= 1.5 * error(ends[2], ends[1])
+    for p, twin in zip(params, twins[0], strict=True):
+        # a few roundings in each of 20 steps, of gradients of either sign, whose sum may be small
+        assert_close(p.torch(), twin, 5e-6)
         for slot, value in ours.state[p].items():
-            expected = theirs[0].state[twins[0][i]].get(slot)
+            expected = theirs[0].state[twin].get(slot)
             if expected is not None:
-                assert_close(value.torch(), expected, 1e-6, 1e-12, slot)
+                assert_close(value.torch(), expected, 5e-6, 1e-12, slot)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -50,6 +50,10 @@ class Context:
         self.needs = needs  # one flag an input: whether its gradient is wanted
         self.saved: tuple[Any, ...] = ()
 
+    if TYPE_CHECKING:  # any attribute may be set
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
     def __getattr__(self, name: str) -> Any:  # only reached for attributes that forward did not set
         raise AttributeError(f"forward did not set ctx.{name}")
 
