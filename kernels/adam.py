@@ -4,11 +4,11 @@
     m = m + (1 - beta1) * (g - m)                           v = beta2 * v + (1 - beta2) * g**2
     w = w - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps)
 
-Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2; in the order of operations of PyTorch. t counts a
-parameter's steps. While the error flag is up nothing changes, the counts included. So t lives on the device: a first,
-tiny launch counts, and works out what depends on t in float64 (1 - 0.999 in float32 would be off by 1e-5); the second
-updates, and writes the 16-bit copy of w in the same pass. Deterministic. Cost: memory-bound; reads dw w m v, writes w m
-v and the copy: 30 bytes a parameter with one.
+Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2; in PyTorch's order but for 1 / sqrt(1 - beta2**t),
+a factor. t counts a parameter's steps. While the error flag is up nothing changes, the counts included. So t lives on
+the device: a first, tiny launch counts, and works out what depends on t in float64 (1 - 0.999 in float32 would be off
+by 1e-5); the second updates, and writes the 16-bit copy of w in the same pass. Deterministic. Cost: memory-bound; reads
+dw w m v, writes w m v and the copy: 30 bytes a parameter with one.
 """
 
 import math
@@ -47,7 +47,7 @@ def _adam_count_kernel(
     lr = tl.load(lr_ptr).to(tl.float64)
     keep = one - lr * tl.full((BLOCK,), DECAY, tl.float64)
     tl.store(factor_ptr + i * 3, (lr / correction1).to(tl.float32), mask=live)
-    tl.store(factor_ptr + i * 3 + 1, tl.sqrt(correction2).to(tl.float32), mask=live)
+    tl.store(factor_ptr + i * 3 + 1, (one / tl.sqrt(correction2)).to(tl.float32), mask=live)
     tl.store(factor_ptr + i * 3 + 2, keep.to(tl.float32), mask=live)
 
 
@@ -70,7 +70,7 @@ def _adam_chunk(
         g += decay * w
     m += rise1 * (g - m)
     v = beta2 * v + rise2 * g * g
-    w -= tl.load(factor_ptr) * tl.div_rn(m, tl.div_rn(tl.sqrt_rn(v), tl.load(factor_ptr + 1)) + eps)
+    w -= tl.load(factor_ptr) * m / (tl.sqrt(v) * tl.load(factor_ptr + 1) + eps)
     tl.store(w_ptr, w, mask=live)
     tl.store(m_ptr, m, mask=live)
     tl.store(v_ptr, v, mask=live)
@@ -99,7 +99,21 @@ def _adam_step_kernel(
             whole = tl.full((BLOCK,), True, tl.int1)
             _adam_chunk(row_ptr, factor_ptr, start, lane, whole, decay, rise1, beta2, rise2, eps, DECOUPLED, LOW, ALIGN)
         else:
-            _adam_chunk(row_ptr, factor_ptr, start, lane, start + lane < n, decay, rise1, beta2, rise2, eps, DECOUPLED, LOW, ALIGN)
+            _adam_chunk(
+                row_ptr,
+                factor_ptr,
+                start,
+                lane,
+                start + lane < n,
+                decay,
+                rise1,
+                beta2,
+                rise2,
+                eps,
+                DECOUPLED,
+                LOW,
+                ALIGN,
+            )
 
 
 def _log(beta: float) -> float:

@@ -40,11 +40,11 @@ def first_largest(x_ptr, m, M, x_pitch, C: tl.constexpr, BLOCK_M: tl.constexpr, 
 @triton.jit
 def _argmax_fwd_kernel(
     x_ptr, y_ptr,
-    M, x_pitch,  # M rows
-    C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    M,  # rows
+    C: tl.constexpr, X_PITCH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
-    index = first_largest(x_ptr, m, M, x_pitch, C, BLOCK_M, BLOCK_C)
+    index = first_largest(x_ptr, m, M, X_PITCH, C, BLOCK_M, BLOCK_C)
     tl.store(y_ptr + m, index.to(y_ptr.dtype.element_ty), mask=m < M)
 
 
@@ -68,7 +68,7 @@ def argmax_fwd(x: torch.Tensor, *, dtype: torch.dtype = torch.int64) -> torch.Te
         refuse("argmax", f"x must have at most 256 channels for uint8 indices, got {c}")
     tile = pick_tile(c)
     launch(
-        _argmax_fwd_kernel, (cdiv(m, tile.rows),), x, y, m, x_pitch,
-        C=c, BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+        _argmax_fwd_kernel, (cdiv(m, tile.rows),), x, y, m,
+        C=c, X_PITCH=x_pitch, BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.num_warps,
     )  # fmt: skip
     return y

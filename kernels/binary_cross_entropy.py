@@ -44,15 +44,16 @@ def _log1p(u):
 @triton.jit
 def _binary_cross_entropy_fwd_kernel(
     x_ptr, target_ptr, weight_ptr, pos_weight_ptr, count_ptr, dx_ptr, loss_ptr, fault_ptr,
-    n, x_pitch, target_pitch, weight_row, weight_channel, pos_row, pos_channel, counts,
+    n, weight_row, weight_channel, pos_row, pos_channel, counts,
     ignore, scale,  # scale: 1 / n for a mean
-    C: tl.constexpr, LABELS: tl.constexpr, EACH: tl.constexpr, COUNTS: tl.constexpr,
+    C: tl.constexpr, X_PITCH: tl.constexpr, TARGET_PITCH: tl.constexpr, LABELS: tl.constexpr, EACH: tl.constexpr,
+    COUNTS: tl.constexpr,
     LABEL: tl.constexpr, LOSS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = at < n
     row, c = at // C, at % C
-    x = tl.load(x_ptr + row * x_pitch + c, mask=live, other=0.0).to(tl.float32)
+    x = tl.load(x_ptr + row * X_PITCH + c, mask=live, other=0.0).to(tl.float32)
     if LABELS:
         label = tl.load(target_ptr + at, mask=live, other=0).to(tl.int64)
         weight, known, outside = counted_weight(label, live, None, ignore, 2)
@@ -60,7 +61,7 @@ def _binary_cross_entropy_fwd_kernel(
         t = label.to(tl.float32)
     else:
         weight, known = live.to(tl.float32), live
-        t = tl.load(target_ptr + row * target_pitch + c, mask=live, other=0.0).to(tl.float32)
+        t = tl.load(target_ptr + row * TARGET_PITCH + c, mask=live, other=0.0).to(tl.float32)
     if count_ptr is not None:
         parts = tl.arange(0, COUNTS)
         total = tl.sum(tl.load(count_ptr + parts, mask=parts < counts, other=0.0))
@@ -169,8 +170,9 @@ def binary_cross_entropy_fwd(
     launch(
         _binary_cross_entropy_fwd_kernel, (programs,),
         x, target, weight, pos_weight, counts, dx, partials, fault.flag(),
-        n, x_pitch, target_pitch, weight_row, weight_channel, pos_row, pos_channel,
+        n, weight_row, weight_channel, pos_row, pos_channel,
         0 if counts is None else counts.numel(), ignore_index, 1.0 / divisor if divisor else 0.0,
-        C=c, LABELS=labels, EACH=each, COUNTS=COUNTS, LABEL=fault.LABEL, LOSS=fault.LOSS, BLOCK=block,
+        C=c, X_PITCH=x_pitch, TARGET_PITCH=target_pitch, LABELS=labels, EACH=each, COUNTS=COUNTS, LABEL=fault.LABEL,
+        LOSS=fault.LOSS, BLOCK=block,
     )  # fmt: skip
     return (partials if each else loss_merge(partials, counts, divisor)), dx

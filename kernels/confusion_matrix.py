@@ -27,17 +27,18 @@ MAX_BINS = 512
 @triton.jit
 def _confusion_matrix_kernel(
     prediction_ptr, target_ptr, counts_ptr, fault_ptr,
-    M, pitch, ignore,  # M pixels; pitch: of the logits
-    K: tl.constexpr, C: tl.constexpr, LOGITS: tl.constexpr, BINS: tl.constexpr, LABEL: tl.constexpr,
+    M, ignore,  # M pixels
+    K: tl.constexpr, C: tl.constexpr, PITCH: tl.constexpr, LOGITS: tl.constexpr, BINS: tl.constexpr,
+    LABEL: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
     live = m < M
     t = tl.load(target_ptr + m, mask=live, other=0).to(tl.int64)
     if LOGITS and C == 1:
-        p = (tl.load(prediction_ptr + m * pitch, mask=live, other=0.0).to(tl.float32) > 0.0).to(tl.int64)
+        p = (tl.load(prediction_ptr + m * PITCH, mask=live, other=0.0).to(tl.float32) > 0.0).to(tl.int64)
     elif LOGITS:
-        p = first_largest(prediction_ptr, m, M, pitch, C, BLOCK_M, BLOCK_C).to(tl.int64)
+        p = first_largest(prediction_ptr, m, M, PITCH, C, BLOCK_M, BLOCK_C).to(tl.int64)
     else:
         p = tl.load(prediction_ptr + m, mask=live, other=0).to(tl.int64)
     counted = live & (t != ignore)
@@ -94,8 +95,8 @@ def confusion_matrix(
     tile = pick_tile(c)
     block = tile.rows if logits and c > 1 else 65536 if INTERPRET else 2048
     launch(
-        _confusion_matrix_kernel, (cdiv(m, block),), prediction, target, counts, fault.flag(), m, pitch, ignore_index,
-        K=k, C=c, LOGITS=logits, BINS=bins if bins <= MAX_BINS else 0, LABEL=fault.LABEL,
+        _confusion_matrix_kernel, (cdiv(m, block),), prediction, target, counts, fault.flag(), m, ignore_index,
+        K=k, C=c, PITCH=pitch, LOGITS=logits, BINS=bins if bins <= MAX_BINS else 0, LABEL=fault.LABEL,
         BLOCK_M=block, BLOCK_C=tile.channels, num_warps=tile.num_warps,
     )  # fmt: skip
     return counts

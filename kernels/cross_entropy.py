@@ -41,8 +41,9 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 @triton.jit
 def _cross_entropy_indices_kernel(
     x_ptr, target_ptr, weight_ptr, count_ptr, dx_ptr, loss_ptr, fault_ptr,
-    M, x_pitch, counts, ignore,  # M pixels; counts partial weights
-    C: tl.constexpr, EACH: tl.constexpr, COUNTS: tl.constexpr, LABEL: tl.constexpr, LOSS: tl.constexpr,
+    M, counts, ignore,  # M pixels; counts partial weights
+    C: tl.constexpr, X_PITCH: tl.constexpr, EACH: tl.constexpr, COUNTS: tl.constexpr, LABEL: tl.constexpr,
+    LOSS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
@@ -54,12 +55,12 @@ def _cross_entropy_indices_kernel(
         at = tl.arange(0, COUNTS)
         total_weight = tl.sum(tl.load(count_ptr + at, mask=at < counts, other=0.0))
         scale = tl.where(total_weight == 0.0, 0.0, weight / total_weight)
-    x, top, total = row_totals(x_ptr, m, M, x_pitch, C, BLOCK_M, BLOCK_C)
+    x, top, total = row_totals(x_ptr, m, M, X_PITCH, C, BLOCK_M, BLOCK_C)
     picked = tl.zeros((BLOCK_M,), tl.float32)
     for c0 in range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)  # [C]
         if C > BLOCK_C:
-            x = load_rows(x_ptr, m, c, M, x_pitch, C)
+            x = load_rows(x_ptr, m, c, M, X_PITCH, C)
         hit = t[:, None] == c[None, :]  # [M, C]
         picked += tl.sum(tl.where(hit, x, 0.0), 1)
         if dx_ptr is not None:
@@ -87,19 +88,20 @@ def _weighted_target(target_ptr, weight_ptr, m, c, M, target_pitch, C: tl.conste
 @triton.jit
 def _cross_entropy_probabilities_kernel(
     x_ptr, target_ptr, weight_ptr, dx_ptr, loss_ptr, fault_ptr,
-    M, x_pitch, target_pitch, scale,  # M pixels; scale: 1 / M for a mean
-    C: tl.constexpr, EACH: tl.constexpr, LOSS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    M, scale,  # M pixels; scale: 1 / M for a mean
+    C: tl.constexpr, X_PITCH: tl.constexpr, TARGET_PITCH: tl.constexpr,
+    EACH: tl.constexpr, LOSS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
-    x, top, total = row_totals(x_ptr, m, M, x_pitch, C, BLOCK_M, BLOCK_C)
+    x, top, total = row_totals(x_ptr, m, M, X_PITCH, C, BLOCK_M, BLOCK_C)
     t = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     loss = tl.zeros((BLOCK_M,), tl.float32)
     mass = tl.zeros((BLOCK_M,), tl.float32)
     for c0 in range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)  # [C]
         if C > BLOCK_C:
-            x = load_rows(x_ptr, m, c, M, x_pitch, C)
-        t = _weighted_target(target_ptr, weight_ptr, m, c, M, target_pitch, C)
+            x = load_rows(x_ptr, m, c, M, X_PITCH, C)
+        t = _weighted_target(target_ptr, weight_ptr, m, c, M, TARGET_PITCH, C)
         live = (m < M)[:, None] & (c < C)[None, :]
         loss += tl.sum(t * tl.where(live, top[:, None] - x + tl.log(total)[:, None], 0.0), 1)
         mass += tl.sum(t, 1)
@@ -107,8 +109,8 @@ def _cross_entropy_probabilities_kernel(
         for c0 in range(0, C, BLOCK_C):
             c = c0 + tl.arange(0, BLOCK_C)
             if C > BLOCK_C:
-                x = load_rows(x_ptr, m, c, M, x_pitch, C)
-                t = _weighted_target(target_ptr, weight_ptr, m, c, M, target_pitch, C)
+                x = load_rows(x_ptr, m, c, M, X_PITCH, C)
+                t = _weighted_target(target_ptr, weight_ptr, m, c, M, TARGET_PITCH, C)
             dx = (tl.exp(x - top[:, None]) / total[:, None] * mass[:, None] - t) * scale
             live = (m < M)[:, None] & (c < C)[None, :]
             tl.store(dx_ptr + m[:, None] * C + c[None, :], dx.to(dx_ptr.dtype.element_ty), mask=live)
@@ -170,8 +172,9 @@ def cross_entropy_fwd(
         _, _, target_pitch = rows(op, "target", target)
         launch(
             _cross_entropy_probabilities_kernel, (programs,), x, target, weight, dx, partials, fault.flag(),
-            m, x_pitch, target_pitch, 1.0 / divisor if divisor else 0.0,
-            C=c, EACH=each, LOSS=fault.LOSS, BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+            m, 1.0 / divisor if divisor else 0.0,
+            C=c, X_PITCH=x_pitch, TARGET_PITCH=target_pitch, EACH=each, LOSS=fault.LOSS, BLOCK_M=tile.rows,
+            BLOCK_C=tile.channels, num_warps=tile.num_warps,
         )  # fmt: skip
     else:
         if tuple(target.shape) != pixels:
@@ -185,8 +188,8 @@ def cross_entropy_fwd(
             counts = loss_count(target, weight, ignore_index, c)
         launch(
             _cross_entropy_indices_kernel, (programs,), x, target, weight, counts, dx, partials, fault.flag(),
-            m, x_pitch, 0 if counts is None else counts.numel(), ignore_index,
-            C=c, EACH=each, COUNTS=COUNTS, LABEL=fault.LABEL, LOSS=fault.LOSS,
+            m, 0 if counts is None else counts.numel(), ignore_index,
+            C=c, X_PITCH=x_pitch, EACH=each, COUNTS=COUNTS, LABEL=fault.LABEL, LOSS=fault.LOSS,
             BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.num_warps,
         )  # fmt: skip
     return (partials if each else loss_merge(partials, counts, divisor)), dx

@@ -80,7 +80,21 @@ def _sgd_step_kernel(
             whole = tl.full((BLOCK,), True, tl.int1)
             _sgd_chunk(row_ptr, start, lane, whole, lr, decay, momentum, rise, MOMENTUM, NESTEROV, DAMPENED, LOW, ALIGN)
         else:
-            _sgd_chunk(row_ptr, start, lane, start + lane < n, lr, decay, momentum, rise, MOMENTUM, NESTEROV, DAMPENED, LOW, ALIGN)
+            _sgd_chunk(
+                row_ptr,
+                start,
+                lane,
+                start + lane < n,
+                lr,
+                decay,
+                momentum,
+                rise,
+                MOMENTUM,
+                NESTEROV,
+                DAMPENED,
+                LOW,
+                ALIGN,
+            )
 
 
 def sgd_step(

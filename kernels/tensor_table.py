@@ -47,7 +47,7 @@ class Tables:
         self._captured: list[Table] = []
 
     def get(self, op: str, *columns: Sequence[Buffer | None]) -> Table:
-        """The table of `columns`: as many buffers in each, contiguous, on the device; those of the first give the sizes.
+        """The table of `columns`: as many buffers in each, contiguous, on the device; the first gives the sizes.
 
         Raises:
             Refused: a buffer on another device or not contiguous.

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from pictures import write_folder
 
+from tritonnet.train import Config
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -17,6 +19,8 @@ def run(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_train_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_folder(tmp_path / "data")
+    small = {"model": "unet", "base_channels": 4, "depth": 1, "size": 16, "epochs": 1, "precision": "fp32"}
+    monkeypatch.setattr(Config, "for_machine", lambda **chosen: Config(**{**small, **chosen}))
     run("train_your_own.py", str(data), str(tmp_path / "run"), monkeypatch=monkeypatch)
     out = capsys.readouterr().out
     assert "best IoU" in out

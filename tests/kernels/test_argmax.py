@@ -26,7 +26,8 @@ def test_matches_torch(case: str, dtype: torch.dtype) -> None:
     x = randn(*CASES[case]).round().to(dtype)  # few different values: rows have equals
     ours = tn.Tensor(pitched(nhwc(x).contiguous())) if x.dim() == 4 else tn.from_torch(x)
     y = argmax(ours, dim=1)
-    assert y.dtype == torch.int64 and y.shape == tuple(x.shape[:1] + x.shape[2:])
+    assert y.dtype == torch.int64
+    assert y.shape == tuple(x.shape[:1] + x.shape[2:])
     assert torch.equal(y.torch().cpu(), x.cpu().argmax(1))
 
 
@@ -47,7 +48,8 @@ def test_small_integers() -> None:
     x = randn(2, 3, 4, 200)
     for dtype in (torch.uint8, torch.int32):
         y = argmax_fwd(x, dtype=dtype)
-        assert y.dtype == dtype and torch.equal(y.long(), x.argmax(-1))
+        assert y.dtype == dtype
+        assert torch.equal(y.long(), x.argmax(-1))
 
 
 def test_refuses() -> None:

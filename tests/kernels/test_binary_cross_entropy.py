@@ -45,7 +45,8 @@ def test_matches_float64(case: str, reduction: str, dtype: torch.dtype) -> None:
     )
     ours = make(x, requires_grad=True)
     loss = binary_cross_entropy_with_logits(ours, make(t), make(w), reduction=reduction, pos_weight=make(q))
-    assert loss.dtype == torch.float32 and loss.shape == tuple(expected.shape)
+    assert loss.dtype == torch.float32
+    assert loss.shape == tuple(expected.shape)
     # exp, log, a division and sums in float32, a few roundings each
     assert_close(loss.torch(), expected, 1e-6, 1e-12, "loss")
     dy = randn(expected.numel(), seed=9).view(expected.shape)
@@ -99,23 +100,28 @@ def test_label_outside_contributes_nothing_and_is_a_fault(reduction: str) -> Non
     loss, dx = binary_cross_entropy_fwd(x, t, reduction=reduction)
     expected = torch_f.binary_cross_entropy_with_logits(to64(x)[::2][:2], to64(t)[::2][:2], reduction=reduction)
     assert_close(loss[[0, 2]] if reduction == "none" else loss, expected, 1e-6)
-    assert not dx[[1, 3, 4]].any() and dx[[0, 2]].all()
+    assert not dx[[1, 3, 4]].any()
+    assert dx[[0, 2]].all()
     assert int(fault.flag()) == fault.LABEL
 
 
 def test_loss_that_is_not_finite_is_a_fault() -> None:
     for reduction in REDUCTIONS:
         fault.flag().zero_()
-        binary_cross_entropy_fwd(torch.full((3,), float("nan"), device=DEVICE), torch.ones(3, device=DEVICE), reduction=reduction)
+        binary_cross_entropy_fwd(
+            torch.full((3,), float("nan"), device=DEVICE), torch.ones(3, device=DEVICE), reduction=reduction
+        )
         assert int(fault.flag()) == fault.LOSS
 
 
 def test_nothing_counted_is_nan_without_a_fault() -> None:
     ignored = torch.full((4, 1), 255, dtype=torch.uint8, device=DEVICE)
     loss, dx = binary_cross_entropy_fwd(randn(4, 1), ignored, ignore_index=255)
-    assert math.isnan(float(loss)) and not dx.any()
+    assert math.isnan(float(loss))
+    assert not dx.any()
     loss, _ = binary_cross_entropy_fwd(randn(0, 1), randn(0, 1))
-    assert math.isnan(float(loss)) and int(fault.flag()) == 0
+    assert math.isnan(float(loss))
+    assert int(fault.flag()) == 0
 
 
 def test_second_backward_is_right() -> None:
@@ -130,11 +136,11 @@ def test_second_backward_is_right() -> None:
 def test_refuses() -> None:
     x = tn.from_torch(randn(2, 3, 4, 5))
     refusals = {
-        "size_average and reduce must be None": dict(reduce=True),
-        "reduction must be one of none, mean, sum, got 'max'": dict(reduction="max"),
-        r"weight must have the input's shape, .*got buffer \(5,\)": dict(weight=tn.from_torch(randn(5))),
-        "pos_weight must have the input's shape": dict(pos_weight=tn.from_torch(randn(3))),
-        "pos_weight must not require a gradient": dict(pos_weight=tn.from_torch(randn(1), True)),
+        "size_average and reduce must be None": {"reduce": True},
+        "reduction must be one of none, mean, sum, got 'max'": {"reduction": "max"},
+        r"weight must have the input's shape, .*got buffer \(5,\)": {"weight": tn.from_torch(randn(5))},
+        "pos_weight must have the input's shape": {"pos_weight": tn.from_torch(randn(3))},
+        "pos_weight must not require a gradient": {"pos_weight": tn.from_torch(randn(1), True)},
     }
     for message, arguments in refusals.items():
         with pytest.raises(Refused, match=message):

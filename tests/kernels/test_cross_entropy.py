@@ -38,13 +38,15 @@ def labels(shape: tuple[int, ...], classes: int, dtype: torch.dtype = torch.int6
 
 def compare(loss: tn.Tensor, expected: torch.Tensor, x: tn.Tensor, x64: torch.Tensor, scale: float = 0.7) -> None:
     """The loss, and the logits' gradient for an upstream gradient other than 1."""
-    assert loss.dtype == torch.float32 and loss.shape == tuple(expected.shape)
+    assert loss.dtype == torch.float32
+    assert loss.shape == tuple(expected.shape)
     # exp, log and sums in float32, a few roundings each
     assert_close(loss.torch(), expected, 1e-6, 1e-12, "loss")
     dy = scale * randn(expected.numel(), seed=9).view(expected.shape)
     loss.backward(tn.from_torch(dy))
     expected.backward(to64(dy))
-    assert x.grad is not None and x.grad.dtype == x.dtype
+    assert x.grad is not None
+    assert x.grad.dtype == x.dtype
     # rounded before and after the upstream gradient is multiplied in
     assert_close(x.grad.torch(), x64.grad, 1e-6 + 2 * EPS[x.dtype], 1e-12, "dx")
 
@@ -107,7 +109,8 @@ def test_ignored_pixels_may_hold_anything() -> None:
     expected = torch_f.cross_entropy(to64(x[0].reshape(4, 3)[1:]), target.view(-1)[1:].cpu().long())
     assert_close(loss, expected, 1e-6)
     assert torch.equal(dx[0, 0, 0], torch.zeros(3, device=DEVICE))
-    assert gap_untouched(x) and int(fault.flag()) == 0
+    assert gap_untouched(x)
+    assert int(fault.flag()) == 0
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -118,7 +121,8 @@ def test_label_outside_contributes_nothing_and_is_a_fault(reduction: str) -> Non
     inside = [0, 2, 4]
     expected = torch_f.cross_entropy(to64(x)[inside], target[inside].cpu(), reduction=reduction)
     assert_close(loss[inside] if reduction == "none" else loss, expected, 1e-6)
-    assert not dx[[1, 3, 5]].any() and dx[inside].any()
+    assert not dx[[1, 3, 5]].any()
+    assert dx[inside].any()
     assert int(fault.flag()) == fault.LABEL
 
 
@@ -135,16 +139,19 @@ def test_nothing_counted_is_nan_without_a_fault() -> None:
     for x in (randn(2, 3), randn(0, 3)):
         target = torch.full((x.shape[0],), -100, dtype=torch.int64, device=DEVICE)
         loss, dx = cross_entropy_fwd(x, target)
-        assert math.isnan(float(loss)) and not dx.any()
+        assert math.isnan(float(loss))
+        assert not dx.any()
         assert math.isnan(float(torch_f.cross_entropy(x.cpu(), target.cpu())))
         loss, dx = cross_entropy_fwd(x, target, reduction="sum")
-        assert float(loss) == 0.0 and not dx.any()
+        assert float(loss) == 0.0
+        assert not dx.any()
     loss, _ = cross_entropy_fwd(randn(0, 3), randn(0, 3))
-    assert math.isnan(float(loss)) and int(fault.flag()) == 0
+    assert math.isnan(float(loss))
+    assert int(fault.flag()) == 0
 
 
 def test_upstream_gradient_of_one_moves_nothing_and_a_second_backward_is_right() -> None:
-    x, x64 = logits((2, 3, 4, 5))
+    x, _x64 = logits((2, 3, 4, 5))
     target = labels((2, 4, 5), 3)
     loss = cross_entropy(x, tn.Tensor(target))
     _, once = cross_entropy_fwd(x.data, target)
@@ -161,7 +168,8 @@ def test_upstream_gradient_of_one_moves_nothing_and_a_second_backward_is_right()
 
 def test_no_gradient_is_made_where_none_is_wanted() -> None:
     loss, dx = cross_entropy_fwd(randn(2, 3), labels((2,), 3), gradient=False)
-    assert dx is None and math.isfinite(float(loss))
+    assert dx is None
+    assert math.isfinite(float(loss))
 
 
 def test_float16_gradient_survives_a_loss_scale() -> None:
@@ -178,17 +186,18 @@ def test_float16_gradient_survives_a_loss_scale() -> None:
 def test_same_bits_every_time() -> None:
     x, target = randn(2, 33, 65, 3), labels((2, 33, 65), 3)
     first, second = (cross_entropy_fwd(x, target) for _ in range(2))
-    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
 
 
 def test_refuses() -> None:
     x, target = tn.from_torch(randn(2, 3, 4, 5)), tn.Tensor(labels((2, 4, 5), 3))
     refusals = {
-        "label_smoothing must be 0, got 0.1": dict(label_smoothing=0.1),
-        "size_average and reduce must be None": dict(size_average=True),
-        "reduction must be one of none, mean, sum, got 'max'": dict(reduction="max"),
-        r"weight must have shape \(3,\), one number a class, got \(2,\)": dict(weight=tn.from_torch(randn(2))),
-        "weight must not require a gradient": dict(weight=tn.from_torch(randn(3), True)),
+        "label_smoothing must be 0, got 0.1": {"label_smoothing": 0.1},
+        "size_average and reduce must be None": {"size_average": True},
+        "reduction must be one of none, mean, sum, got 'max'": {"reduction": "max"},
+        r"weight must have shape \(3,\), one number a class, got \(2,\)": {"weight": tn.from_torch(randn(2))},
+        "weight must not require a gradient": {"weight": tn.from_torch(randn(3), True)},
     }
     for message, arguments in refusals.items():
         with pytest.raises(Refused, match=message):
@@ -197,7 +206,7 @@ def test_refuses() -> None:
         cross_entropy(x, tn.Tensor(labels((2, 5, 4), 3)))
     with pytest.raises(Refused, match=r"target \(class indices\) must be int64 or int32 or uint8, got float32"):
         cross_entropy(x, tn.from_torch(randn(2, 4, 5)))
-    with pytest.raises(Refused, match="class probabilities.* must be float32"):
+    with pytest.raises(Refused, match=r"class probabilities.* must be float32"):
         cross_entropy(x, tn.from_torch(labels((2, 3, 4, 5), 3)))
     with pytest.raises(Refused, match="ignore_index must be negative"):
         cross_entropy(x, x, ignore_index=1)

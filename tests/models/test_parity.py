@@ -90,9 +90,10 @@ def test_parity(name) -> None:
         loss64, gradients64, state64 = train_torch(exact, seed, steps, shape)
         _, gradients32, state32 = train_torch(theirs, seed, steps, shape)
         assert abs(loss - loss64) <= 1e-6 * abs(loss64), f"seed {seed}: loss {loss}, float64 {loss64}"
-        for what, mine, single, double in (
-            ("gradients", gradients, gradients32, gradients64), ("state", state, state32, state64)
-        ):  # fmt: skip
+        pairs = {"gradients": (gradients, gradients32, gradients64)}
+        if steps > 1:  # after one step of Adam, lr * sign(gradient), all three states agree to the last bits
+            pairs["state"] = (state, state32, state64)
+        for what, (mine, single, double) in pairs.items():
             for kind, a, b in zip(("whole", "worst"), distance(mine, double), distance(single, double), strict=True):
                 ratios.setdefault(f"{what}, {kind}", []).append(a / b)
     for what, values in ratios.items():

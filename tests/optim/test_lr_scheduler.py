@@ -34,7 +34,10 @@ def optimizers() -> tuple[optim.SGD, torch.optim.SGD]:
 def test_rates_are_torchs(case: str) -> None:
     name, settings = CASES[case]
     ours, theirs = optimizers()
-    mine, reference = getattr(lr_scheduler, name)(ours, **settings), getattr(torch.optim.lr_scheduler, name)(theirs, **settings)
+    mine, reference = (
+        getattr(lr_scheduler, name)(ours, **settings),
+        getattr(torch.optim.lr_scheduler, name)(theirs, **settings),
+    )
     for _ in range(25):
         assert mine.get_last_lr() == pytest.approx(reference.get_last_lr(), rel=1e-9, abs=1e-12)
         assert [g["lr"] for g in ours.param_groups] == mine.get_last_lr()

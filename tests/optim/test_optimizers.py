@@ -55,7 +55,9 @@ def test_twenty_steps_against_float64(case: str) -> None:
         ours.step()
         for optimizer in theirs:
             optimizer.step()
-    ends = [torch.cat([x.detach().double().cpu().flatten() for x in end]) for end in ([p.torch() for p in params], *twins)]
+    ends = [
+        torch.cat([x.detach().double().cpu().flatten() for x in end]) for end in ([p.torch() for p in params], *twins)
+    ]
     # PyTorch's own float32 against float64 is the measure
     assert error(ends[0], ends[1]) <= 1.5 * error(ends[2], ends[1])
     for p, twin in zip(params, twins[0], strict=True):
@@ -77,7 +79,8 @@ def test_16_bit_copy_is_written_in_the_same_step(case: str, dtype: torch.dtype) 
     give(params, [], 0)
     optimizer.step()
     for i, p in enumerate(params):
-        assert (p.low is not None) == (i in lows) and p.version == 1
+        assert (p.low is not None) == (i in lows)
+        assert p.version == 1
         if i in lows:
             assert p.low is lows[i]
             assert torch.equal(p.low, tn.from_torch(p.data.clone().view(-1)).to(dtype).data.view(p.low.shape))
@@ -150,7 +153,8 @@ def test_tables_are_made_once_for_the_same_addresses() -> None:
         optimizer.step()
     assert len(optimizer._tables._tables) == 1
     table = next(iter(optimizer._tables._tables.values()))
-    assert table.tensors == 3 and table.blocks.shape == (sum(-(-p.numel() // tensor_table.BLOCK) for p in params), 2)
+    assert table.tensors == 3
+    assert table.blocks.shape == (sum(-(-p.numel() // tensor_table.BLOCK) for p in params), 2)
 
 
 def test_zero_grad() -> None:
@@ -182,7 +186,9 @@ def test_closure_and_a_network_that_learns() -> None:
 
 def test_repr() -> None:
     text = repr(optim.SGD(parameters(SHAPES[:1]), lr=0.5))
-    assert text.startswith("SGD (\nParameter Group 0\n") and "    lr: 0.5\n" in text and "params" not in text
+    assert text.startswith("SGD (\nParameter Group 0\n")
+    assert "    lr: 0.5\n" in text
+    assert "params" not in text
 
 
 def test_refuses() -> None:

@@ -82,7 +82,8 @@ def test_state_is_a_copy() -> None:
     steps(ours, params, 0, 1)
     other.load_state_dict(ours.state_dict())
     steps(ours, params, 1, 1)
-    assert float(other.state_slots()["step"][0]) == 1.0 and float(ours.state_slots()["step"][0]) == 2.0
+    assert float(other.state_slots()["step"][0]) == 1.0
+    assert float(ours.state_slots()["step"][0]) == 2.0
 
 
 def test_slots_are_numbered_over_groups() -> None:

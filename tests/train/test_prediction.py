@@ -24,7 +24,7 @@ class Silent(Listener):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train(Config(model="poster", size=16, batch_size=4, epochs=1, cells=5, out=str(folder)), Silent())
+    train(Config(base_channels=4, depth=1, size=16, batch_size=4, epochs=1, cells=5, out=str(folder)), Silent())
     return folder / "best.h5"
 
 

@@ -54,7 +54,7 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # the argument parser's own errors have it
             raise
-        code = _complain(f"{error.format_message()} See tritonnet --help.")
+        code = _complain(f"{error.format_message().rstrip('.')}; tritonnet --help explains")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -85,6 +85,7 @@ def train(
         Path | None, typer.Option(help="go on with a stopped run folder; alone, its config.toml says the rest")
     ] = None,
     base_channels: Annotated[int | None, _option("base_channels", "64")] = None,
+    depth: Annotated[int | None, _option("depth", "4")] = None,
     upsample: Annotated[str | None, _option("upsample", "transposed")] = None,
     head: Annotated[str | None, _option("head", "softmax")] = None,
     momentum: Annotated[float | None, _option("momentum", "0.9")] = None,
@@ -209,6 +210,7 @@ def summary(
         int | None, typer.Option(help="side of an image [default: 256; poster 32]", show_default=False)
     ] = None,
     base_channels: Annotated[int, typer.Option(help=HELP["base_channels"])] = 64,
+    depth: Annotated[int, typer.Option(help=HELP["depth"])] = 4,
     upsample: Annotated[str, typer.Option(help=HELP["upsample"])] = "transposed",
 ) -> None:
     """Print a network's layers, shapes and parameters.
@@ -222,11 +224,13 @@ def summary(
         trained = Trained.load(file)
         trained.network.summary((trained.channels, size or trained.size, size or trained.size))
         return
-    Config(model=model, base_channels=base_channels, upsample=upsample, size=1 if size is None else size)  # checks them
+    Config(
+        model=model, base_channels=base_channels, depth=depth, upsample=upsample, size=1 if size is None else size
+    )  # checks them
     if model == "poster":
         models.PosterUNet(in_channels, classes or 1).summary((in_channels, size or 32, size or 32))
         return
-    network = models.UNet(in_channels, classes or 2, base_channels=base_channels, upsample=upsample)
+    network = models.UNet(in_channels, classes or 2, base_channels, depth, upsample)
     network.summary((in_channels, size or 256, size or 256))
 
 
@@ -242,7 +246,7 @@ def demo(
     32 x 32, 100 steps of 8 images, a few minutes.
     """
     if INTERPRET:
-        config = Config.for_machine(out=str(out), seed=seed, epochs=4, cells=250)  # 200 to train on: 25 steps an epoch
+        config = Config.for_machine(out=str(out), seed=seed, lr=3e-3, epochs=4, cells=250)  # 25 steps an epoch
     else:
         config = Config.for_machine(out=str(out), seed=seed, epochs=100000, max_seconds=60.0)
     run = _run(lambda: train_network(config, listener(), replacing=True))

@@ -104,7 +104,9 @@ def cross_entropy(
     _check("cross_entropy", size_average, reduce, target=target, weight=weight)
     if label_smoothing != 0.0:
         refuse("cross_entropy", f"label_smoothing must be 0, got {label_smoothing}")
-    return CrossEntropyFunction.apply(input, target, weight, ignore_index=ignore_index, reduction=reduction)
+    return CrossEntropyFunction.apply(  # type: ignore[no-any-return]
+        input, target, weight, ignore_index=ignore_index, reduction=reduction
+    )
 
 
 def binary_cross_entropy_with_logits(
@@ -139,6 +141,6 @@ def binary_cross_entropy_with_logits(
     """
     op = "binary_cross_entropy_with_logits"
     _check(op, size_average, reduce, target=target, weight=weight, pos_weight=pos_weight)
-    return BinaryCrossEntropyWithLogitsFunction.apply(
+    return BinaryCrossEntropyWithLogitsFunction.apply(  # type: ignore[no-any-return]
         input, target, weight, pos_weight, reduction=reduction, ignore_index=ignore_index
     )

@@ -55,7 +55,7 @@ def softmax(input: Tensor, dim: int | None = None, dtype: torch.dtype | None = N
     _check_dim("softmax", input, dim)
     if dtype is not None:
         refuse("softmax", f"dtype must be None, got {dtype}; convert with .to({dtype})")
-    return SoftmaxFunction.apply(input, log=False)
+    return SoftmaxFunction.apply(input, log=False)  # type: ignore[no-any-return]
 
 
 def log_softmax(input: Tensor, dim: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
@@ -67,7 +67,7 @@ def log_softmax(input: Tensor, dim: int | None = None, dtype: torch.dtype | None
     _check_dim("log_softmax", input, dim)
     if dtype is not None:
         refuse("log_softmax", f"dtype must be None, got {dtype}; convert with .to({dtype})")
-    return SoftmaxFunction.apply(input, log=True)
+    return SoftmaxFunction.apply(input, log=True)  # type: ignore[no-any-return]
 
 
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:

@@ -21,14 +21,16 @@ CHOICES = {
     "precision": ("fp32", "tf32", "bf16", "fp16"),
 }
 LEAST = {
-    "base_channels": 1, "size": 1, "batch_size": 1, "epochs": 1, "cells": 2, "weight_decay": 0.0, "max_seconds": 0.0,
+    "base_channels": 1, "depth": 1, "size": 1, "batch_size": 1,
+    "epochs": 1, "cells": 2, "weight_decay": 0.0, "max_seconds": 0.0,
     "checkpoint_seconds": 0.0, "seed": 0,
 }  # fmt: skip
 HELP = {
     "data": "folder with images/ and masks/ (or the Oxford-IIIT Pet layout); empty: made cells",
     "out": "run folder; empty: the next free runs/001, runs/002, ...",
     "model": "unet, or the poster's small network",
-    "base_channels": "channels of the U-Net's first level (its deepest has 16 times as many)",
+    "base_channels": "channels of the U-Net's first level; each level below has twice as many",
+    "depth": "how often the U-Net halves the image; size must be at least 2**depth",
     "upsample": "how the U-Net goes up: transposed convolution, or bilinear",
     "head": "softmax: a channel a class, cross-entropy; sigmoid: one channel for two classes, binary cross-entropy",
     "size": "images are resized to size x size pixels",
@@ -61,6 +63,7 @@ class Config:
     out: str = ""
     model: str = "unet"
     base_channels: int = 64
+    depth: int = 4
     upsample: str = "transposed"
     head: str = "softmax"
     size: int = 256

@@ -24,6 +24,7 @@ from tritonnet.train.batches import Normalizer, to_device
 from tritonnet.train.config import Config
 from tritonnet.train.evaluation import open_data, score
 from tritonnet.train.folder import Row, RunFolder, better, rounded
+from tritonnet.train.graph import CapturedStep
 from tritonnet.train.objective import Objective
 from tritonnet.train.pictures import draw_curves
 from tritonnet.train.prediction import write_samples
@@ -67,6 +68,7 @@ class Training:
         self.normalizer = Normalizer(mean, std, self.dataset.scale)
         self.objective = Objective(self.network.num_classes)
         self.optimizer = build_optimizer(config, self.network)
+        self.captured = CapturedStep(self.step, self.optimizer.publish)
         self.loader = Loader(
             self.dataset,
             self.train_indices,
@@ -155,7 +157,7 @@ class Training:
             rate = self.learning_rate(step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss = self.step(to_device(batch.images), to_device(batch.masks))
+            loss = self.captured(to_device(batch.images), to_device(batch.masks))
             with no_grad():
                 total = total + loss * len(batch.images)
             images, step = images + len(batch.images), step + 1
@@ -231,7 +233,7 @@ def build(config: Config, dataset: Dataset) -> models.Segmenter:
         outputs = 1
     if config.model == "poster":
         return models.PosterUNet(dataset.channels, outputs)
-    return models.UNet(dataset.channels, outputs, base_channels=config.base_channels, upsample=config.upsample)
+    return models.UNet(dataset.channels, outputs, config.base_channels, config.depth, config.upsample)
 
 
 def build_optimizer(config: Config, network: models.Segmenter) -> Any:
