@@ -68,7 +68,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in ROWS)
-    terminalreporter.write_line(f"\n{'':34}{'case':34}{'ours ms':>10}{'theirs ms':>11}{'ratio':>7}{'TFLOP/s':>9}{'GB/s':>7}")
+    terminalreporter.write_line(
+        f"\n{'':34}{'case':34}{'ours ms':>10}{'theirs ms':>11}{'ratio':>7}{'TFLOP/s':>9}{'GB/s':>7}"
+    )
     for row in ROWS:
         terminalreporter.write_line(
             f"{row['bench']:34}{row['case']:34}{row['ours_ms']:10.4f}{row['theirs_ms']:11.4f}{row['ratio']:7.2f}"

@@ -8,8 +8,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from bench.test_step import Ours, Theirs  # noqa: E402
-from tritonnet.measure.profile import kernel_times, table  # noqa: E402
+from bench.test_step import Ours, Theirs
+from tritonnet.measure.profile import kernel_times, table
 
 
 def main() -> None:

@@ -3,12 +3,13 @@
     python -m bench.sweep_conv2d [--out DIR] [--batch 16] [--precision bf16] [--only 128-128] [--passes fwd,dgrad,wgrad]
 
 Candidates are compiled and checked by worker processes, then timed one after another in this one, with cuDNN beside them.
-Writes DIR/sweep_conv2d.jsonl (a row a candidate) and DIR/<arch>.json, a tile table as kernels/tiles holds it. A candidate
+Writes DIR/sweep_conv2d.jsonl (a row a candidate) and DIR/<arch>.json, the shipped tile table with what was found. A candidate
 that fails to compile, or is off by more than 1e-2 in bfloat16, is written down and never chosen.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import time
@@ -29,77 +30,89 @@ LAYERS = [
 ]  # fmt: skip
 # (C, K, output side) of its transposed 2x2 stride 2 convolutions: C in, K out
 UPS = [(1024, 512, 32), (512, 256, 64), (256, 128, 128), (128, 64, 256)]
+# C, K, side of its first convolution (3x3 of an RGB image) and of its last (1x1, one logit a class)
+FIRST, LAST = (3, 64, 256), (64, 2, 256)
 Case = tuple[str, int, int, int, int, str]  # pass, C, K, side, batch, precision (bf16 or tf32)
 
 
-def box_tiles(pixels: int, side: int, batch: int, **fields: Any) -> list[conv.Tile]:
-    """Candidates with every sensible shape of the box."""
-    found = []
-    for columns in (8, 16, 32, 64, 128, 256):
-        rows = pixels // columns
-        images = max(1, rows // side)
-        rows //= images
-        if columns <= side and rows >= 1 and rows <= side and images <= batch and rows <= 4 * columns:
-            found.append(conv.Tile("tensormap", rows=rows, images=images, **fields))
-    return found
+# block_n, block_m, warps, stages
+FORWARD = [
+    (128, 128, 4, 3), (128, 128, 4, 4), (128, 128, 8, 3), (128, 256, 8, 3), (128, 256, 8, 4), (64, 256, 4, 2),
+    (64, 256, 4, 3), (64, 256, 8, 3), (64, 128, 4, 3), (64, 128, 4, 4), (256, 128, 8, 3), (128, 64, 4, 4), (64, 64, 4, 4),
+]  # fmt: skip
+# block_m, block_n, pixels a step, warps, stages, taps
+WEIGHTS = [
+    (128, 128, 64, 4, 2, 1), (128, 128, 64, 4, 3, 1), (128, 128, 64, 8, 3, 1), (128, 128, 128, 8, 2, 1), (128, 256, 64, 8, 3, 1),
+    (256, 128, 64, 8, 3, 1), (64, 64, 64, 4, 3, 1), (128, 64, 64, 4, 3, 1), (64, 128, 64, 4, 3, 1), (64, 64, 64, 4, 3, 3),
+    (64, 64, 128, 4, 2, 3), (128, 64, 64, 8, 3, 3), (128, 64, 64, 4, 2, 3), (128, 128, 64, 8, 2, 3), (64, 128, 64, 4, 2, 3),
+    (64, 128, 64, 8, 3, 3), (64, 64, 32, 4, 4, 3), (128, 64, 32, 4, 4, 3),
+]  # fmt: skip
+
+
+def forward_tiles(depth: int, width: int, side: int, batch: int, form: str, precision: str) -> list[conv.Tile]:
+    """For a forward or an input gradient by tensor maps: every block size with boxes of a few shapes."""
+    tiles = []
+    step = min(depth, 64 if precision == "bf16" else 32)
+    for block_n, block_m, warps, stages in FORWARD:
+        if block_n > max(width, 64):
+            continue
+        for columns in {16, 32, min(side, block_m)}:
+            rows = block_m // columns
+            images = max(1, rows // side) if form == "tensormap" else 1  # a patch's rows are those of all images
+            if columns <= side and rows <= 4 * columns and images <= batch:
+                tiles.append(conv.Tile(form, block_m, block_n, step, warps, stages, rows=rows // images, images=images))
+    return tiles
+
+
+def weight_tiles(c: int, k: int, side: int, batch: int, form: str, precision: str) -> list[conv.Tile]:
+    """For a weight gradient by tensor maps: rows of dw are `k` channels, columns `c`."""
+    tiles = []
+    for block_m, block_n, pixels, warps, stages, taps in WEIGHTS:
+        if block_m > max(k, 64) or block_n > max(c, 64) or (form == "patch" and taps > 1):
+            continue
+        step = pixels if precision == "bf16" else pixels // 2
+        programs = -(-k // block_m) * -(-c // block_n) * (9 if form == "tensormap" else 4) // taps
+        rows = max(1, step // side)
+        images = max(1, rows // side) if form == "tensormap" else 1
+        for waves in (1, 2, 4):
+            splits = conv.split_count(programs, batch * side * side // step, waves)
+            tiles.append(conv.Tile(form, block_m, block_n, step, warps, stages, splits, rows // images, images, taps))
+    return tiles
+
+
+def gather_tiles(name: str) -> list[conv.Tile]:
+    """For the first and the last convolution, which have too few channels for tensor maps."""
+    tiles = []
+    for pixels, warps in itertools.product([64, 128, 256, 512], [2, 4, 8]):
+        if name.endswith("wgrad"):
+            rows, columns = (64, 32) if name == "first_wgrad" else (16, 64)
+            tiles += [conv.Tile("gather", rows, columns, pixels, warps, 3, splits) for splits in (132, 264, 528)]
+        else:
+            width, step = {"first_fwd": (64, 32), "last_fwd": (16, 64), "last_dgrad": (64, 16)}[name]
+            tiles.append(conv.Tile("gather", pixels, width, step, warps, 3))
+    return tiles
 
 
 def candidates(case: Case) -> list[conv.Tile]:
     """The tiles worth trying for a case."""
     name, c, k, side, batch, precision = case
-    tiles: list[conv.Tile] = []
-    if name in ("fwd", "dgrad"):
-        depth, width = (c, k) if name == "fwd" else (k, c)
-        for block_n, block_m, warps, stages in [
-            (128, 128, 4, 3), (128, 128, 4, 4), (128, 128, 8, 3), (128, 256, 8, 3), (128, 256, 8, 4), (64, 256, 4, 2),
-            (64, 256, 4, 3), (64, 256, 8, 3), (64, 128, 4, 3), (64, 128, 4, 4), (256, 128, 8, 3),
-        ]:  # fmt: skip
-            if block_n <= max(width, 64):
-                fields = {"block_m": block_m, "block_n": block_n, "block_k": min(depth, 64), "num_warps": warps, "num_stages": stages}
-                tiles += [t for t in box_tiles(block_m, side, batch, **fields) if t.block_m // t.rows // t.images in (16, 32, side)]
-    elif name == "wgrad":
-        for block_m, block_n, pixels, warps, stages, taps in [
-            (128, 128, 64, 4, 2, 1), (128, 128, 64, 8, 3, 1), (128, 128, 128, 8, 2, 1), (128, 256, 64, 8, 3, 1), (256, 128, 64, 8, 3, 1),
-            (64, 64, 64, 4, 3, 3), (64, 64, 128, 4, 2, 3), (128, 64, 64, 8, 3, 3), (128, 64, 64, 4, 2, 3), (128, 128, 64, 8, 2, 3),
-            (64, 128, 64, 4, 2, 3), (64, 128, 64, 8, 3, 3), (64, 64, 64, 4, 3, 1), (64, 64, 32, 4, 4, 3), (128, 64, 32, 4, 4, 3),
-        ]:  # fmt: skip
-            if block_m > max(k, 64) or block_n > max(c, 64):
-                continue
-            programs = -(-k // block_m) * -(-c // block_n) * 9 // taps
-            for waves in (1, 2, 4):
-                splits = conv.split_count(programs, batch * side * side // pixels, waves)
-                rows = max(1, pixels // side)
-                images = max(1, rows // side)
-                tiles.append(conv.Tile("tensormap", block_m, block_n, pixels, warps, stages, splits, rows // images, images, taps))
-    else:  # the transposed convolution's three passes; its pixels are the small image's
-        small = side // 2
-        if name == "up_wgrad":
-            for block_m, block_n, pixels, warps, stages in [
-                (128, 128, 64, 4, 2), (128, 128, 64, 8, 3), (128, 128, 64, 4, 3), (128, 64, 64, 4, 3), (64, 64, 64, 4, 3), (128, 256, 64, 8, 3),
-                (64, 128, 64, 4, 3), (128, 64, 128, 4, 2),
-            ]:  # fmt: skip
-                programs = -(-c // block_m) * -(-k // block_n) * 4
-                for waves in (1, 2, 4):
-                    splits = conv.split_count(programs, batch * small * small // pixels, waves)
-                    if block_n <= max(k, 64):
-                        tiles.append(conv.Tile("patch", block_m, block_n, pixels, warps, stages, splits, max(1, pixels // small)))
-        else:
-            for block_n, block_m, warps, stages in [
-                (128, 128, 4, 3), (128, 128, 4, 4), (128, 256, 8, 3), (64, 256, 4, 2), (64, 256, 4, 3), (64, 128, 4, 3), (64, 128, 4, 4),
-                (128, 64, 4, 4), (256, 128, 8, 3), (64, 64, 4, 4),
-            ]:  # fmt: skip
-                if block_n <= max(k if name == "up_fwd" else c, 64):
-                    for columns in {16, min(small, block_m)}:
-                        tiles.append(conv.Tile("patch", block_m, block_n, 64, warps, stages, rows=block_m // columns))
-    if precision == "tf32":  # twice the bytes: half the channels (or pixels) a step
-        tiles = [dataclasses.replace(t, **_halved(t, name.endswith("wgrad"))) for t in tiles]
-    return list(dict.fromkeys(tiles))
+    kind, _, pass_ = name.rpartition("_")
+    if kind in ("first", "last"):
+        return gather_tiles(name)
+    if kind == "up":  # its pixels are the small image's; the forward of a transposed convolution is an input gradient
+        if pass_ == "wgrad":
+            return weight_tiles(k, c, side // 2, batch, "patch", precision)
+        depth, width = (c, k) if pass_ == "fwd" else (k, c)
+        return forward_tiles(depth, width, side // 2, batch, "patch", precision)
+    if pass_ == "wgrad":
+        return weight_tiles(c, k, side, batch, "tensormap", precision)
+    depth, width = (c, k) if pass_ == "fwd" else (k, c)
+    return forward_tiles(depth, width, side, batch, "tensormap", precision)
 
 
-def _halved(t: conv.Tile, weights: bool) -> dict[str, int]:
-    if not weights:
-        return {"block_k": min(t.block_k, 32)}
-    return {"block_k": t.block_k // 2, "rows": max(1, t.rows // 2), "images": t.images if t.rows > 1 else max(1, t.images // 2)}
+def layers(name: str) -> list[tuple[int, int, int]]:
+    """The layers of the U-Net that have this pass."""
+    return {"up": UPS, "first": [FIRST], "last": [LAST]}.get(name.split("_")[0], LAYERS)
 
 
 class Problem:
@@ -120,13 +133,15 @@ class Problem:
         self.up = name.startswith("up_")
         small = side // 2 if self.up else side
         self.x, self.dy = random(batch, c, small, small), random(batch, k, side, side)
-        self.w = random(c, k, 2, 2) if self.up else random(k, c, 3, 3)
-        self.flops = 2 * batch * small * small * c * k * (4 if self.up else 9)
+        self.taps = 2 if self.up else 1 if name.startswith("last_") else 3
+        self.w = random(c, k, 2, 2) if self.up else random(k, c, self.taps, self.taps)
+        self.flops = 2 * batch * small * small * c * k * self.taps**2
 
     def theirs(self) -> torch.Tensor:
         """PyTorch's result, through cuDNN, as an NHWC buffer."""
         mask = [self.case[0].endswith("dgrad"), self.case[0].endswith("wgrad"), False]
-        stride, pad = ([2, 2], [0, 0]) if self.up else ([1, 1], [1, 1])
+        pad = [self.taps // 2 if not self.up else 0] * 2
+        stride = [2, 2] if self.up else [1, 1]
         if any(mask):
             grads = torch.ops.aten.convolution_backward(
                 self.dy, self.x, self.w, None, stride, pad, [1, 1], self.up, [0, 0], 1, mask)  # fmt: skip
@@ -139,18 +154,19 @@ class Problem:
         """The same by our launchers."""
         x, dy, w = (t.permute(0, 2, 3, 1) for t in (self.x, self.dy, self.w))
         side = self.case[3]
-        name = self.case[0]
+        name = self.case[0].removeprefix("first_").removeprefix("last_")
+        pad, common = self.taps // 2, {"tile": tile, "tf32": self.tf32}
         if name == "fwd":
-            return conv.conv2d_fwd(x, w, padding=(1, 1, 1, 1), tile=tile, tf32=self.tf32)[0]
+            return conv.conv2d_fwd(x, w, padding=(pad,) * 4, **common)[0]
         if name == "dgrad":
-            return conv.conv2d_dgrad(dy, w, input_size=(side, side), pad=(1, 1), tile=tile, tf32=self.tf32)
+            return conv.conv2d_dgrad(dy, w, input_size=(side, side), pad=(pad, pad), **common)
         if name == "wgrad":
-            return conv.conv2d_wgrad(dy, x, kernel_size=(3, 3), pad=(1, 1), tile=tile, tf32=self.tf32)
+            return conv.conv2d_wgrad(dy, x, kernel_size=(self.taps, self.taps), pad=(pad, pad), **common)
         if name == "up_fwd":
-            return conv.conv2d_dgrad(x, w, input_size=(side, side), stride=(2, 2), tile=tile, tf32=self.tf32)
+            return conv.conv2d_dgrad(x, w, input_size=(side, side), stride=(2, 2), **common)
         if name == "up_dgrad":
-            return conv.conv2d_fwd(dy, w, stride=(2, 2), tile=tile, tf32=self.tf32)[0]
-        return conv.conv2d_wgrad(x, dy, kernel_size=(2, 2), stride=(2, 2), tile=tile, tf32=self.tf32)
+            return conv.conv2d_fwd(dy, w, stride=(2, 2), **common)[0]
+        return conv.conv2d_wgrad(x, dy, kernel_size=(2, 2), stride=(2, 2), **common)
 
     def key(self) -> tuple[str, str]:
         """Where the tile table keeps this problem."""
@@ -159,8 +175,9 @@ class Problem:
             pass_ = {"up_fwd": "conv2d_dgrad", "up_dgrad": "conv2d_fwd", "up_wgrad": "conv2d_wgrad"}[name]
             g = conv.Geometry(batch, side, side, k, side // 2, side // 2, c, 2, 2, (2, 2), (0, 0), (1, 1))
         else:
-            pass_ = f"conv2d_{name}"
-            g = conv.Geometry(batch, side, side, c, side, side, k, 3, 3, (1, 1), (1, 1), (1, 1))
+            pass_ = f"conv2d_{name.split('_')[-1]}"
+            pad = self.taps // 2
+            g = conv.Geometry(batch, side, side, c, side, side, k, self.taps, self.taps, (1, 1), (pad, pad), (1, 1))
         return pass_, f"{g.key} {str(self.dtype).removeprefix('torch.')}"
 
 
@@ -185,20 +202,24 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--precision", default="bf16", choices=["bf16", "tf32"])
     parser.add_argument("--only", default="")
-    parser.add_argument("--passes", default="fwd,dgrad,wgrad,up_fwd,up_dgrad,up_wgrad")
+    parser.add_argument(
+        "--passes",
+        default="fwd,dgrad,wgrad,up_fwd,up_dgrad,up_wgrad,first_fwd,first_wgrad,last_fwd,last_dgrad,last_wgrad",
+    )
     parser.add_argument("--workers", type=int, default=12)
     options = parser.parse_args()
     passes = options.passes.split(",")
     cases: list[Case] = [
         (name, c, k, side, options.batch, options.precision) for name in passes
-        for c, k, side in (UPS if name.startswith("up_") else LAYERS) if options.only in f"{c}-{k}"
+        for c, k, side in layers(name) if options.only in f"{c}-{k}"
     ]  # fmt: skip
     start = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
         verdicts = pool.map(check, cases, chunksize=1)
     print(f"checked in {time.perf_counter() - start:.0f} s", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    table: dict[str, dict[str, Any]] = {}
+    shipped = Path(conv.__file__).resolve().parent / "tiles" / f"{runtime.arch()}.json"
+    table: dict[str, dict[str, Any]] = json.loads(shipped.read_text()) if shipped.is_file() else {}
     with (options.out / "sweep_conv2d.jsonl").open("w") as rows:
         for case, judged in zip(cases, verdicts, strict=True):
             problem = Problem(case)
@@ -217,7 +238,8 @@ def main() -> None:
             rule = measure(lambda p=problem: p.ours(None), repeats=10, warmup=2, graph=True).median_ms
             print(
                 f"{case[0]:9} {case[1]:4}->{case[2]:<4} @{case[3]:<3} ours {problem.flops / best_ms / 1e9:4.0f} TFLOP/s "
-                f"(rule {problem.flops / rule / 1e9:4.0f}) theirs {problem.flops / theirs / 1e9:4.0f} ratio {theirs / best_ms:.2f} "
+                f"(rule {problem.flops / rule / 1e9:4.0f}) theirs {problem.flops / theirs / 1e9:4.0f} "
+                f"ratio {theirs / best_ms:.2f} "
                 f"bad {bad}/{len(judged)} {tuple(dataclasses.astuple(best)[1:])}", flush=True,
             )  # fmt: skip
     (options.out / f"{runtime.arch()}.json").write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")

@@ -16,7 +16,8 @@ from tritonnet.train.graph import CapturedStep
 
 # model, batch, side, precision
 CASES = [
-    ("unet", 16, 256, "bf16"), ("unet", 1, 256, "bf16"), ("unet", 16, 256, "tf32"), ("poster", 32, 32, "bf16"), ("poster", 1, 32, "bf16"),
+    ("unet", 16, 256, "bf16"), ("unet", 1, 256, "bf16"), ("unet", 16, 256, "tf32"), ("poster", 32, 32, "bf16"),
+    ("poster", 1, 32, "bf16"),
 ]  # fmt: skip
 
 
@@ -28,7 +29,7 @@ def torch_network(model: str) -> torch.nn.Module:
 
 class Ours:
     def __init__(self, case: tuple[str, int, int, str], theirs: torch.nn.Module) -> None:
-        model, batch, side, precision = case
+        model, _, _, precision = case
         tn.set_precision(precision)
         self.network = tn.models.UNet(3, 2) if model == "unet" else tn.models.PosterUNet(3, 2)
         self.network.load_state_dict(theirs.state_dict())
@@ -45,7 +46,7 @@ class Ours:
 
 class Theirs:
     def __init__(self, case: tuple[str, int, int, str]) -> None:
-        model, batch, side, precision = case
+        model, _, _, precision = case
         self.network = torch_network(model).cuda().to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, fused=True, capturable=True)
         self.autocast = precision == "bf16"

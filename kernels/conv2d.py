@@ -1,8 +1,10 @@
 """2-D convolution over channels-last images: forward, input gradient, weight gradient.
 
-    y[n, p, q, k]  = b[k] + sum over r, s, c of x[n, p*stride + r*dilation - pad, q*stride + s*dilation - pad, c] * w[k, r, s, c]
-    dx[n, h, w, c] = sum over r, s, k of dy[n, (h + pad - r*dilation) / stride, (w + pad - s*dilation) / stride, k] * w[k, r, s, c]
-    dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k] * x[n, p*stride + r*dilation - pad, q*stride + s*dilation - pad, c]
+    y[n, p, q, k]  = b[k] + sum over r, s, c of x[n, h, w, c] * w[k, r, s, c]
+    dx[n, h, w, c] = sum over r, s, k of dy[n, p, q, k] * w[k, r, s, c]
+    dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k] * x[n, h, w, c]
+
+    where h = p * stride + r * dilation - pad, and w the same of q and s
 
 A position outside the image counts as zero; in dx only whole quotients inside the output count. Sums are in float32.
 A transposed convolution is the same three sums with the roles exchanged: its forward is dx (with a bias), its input
@@ -25,9 +27,29 @@ from dataclasses import dataclass
 import torch
 
 from tritonnet.kernels import tile_table
-from tritonnet.kernels.runtime import INTERPRET, arch, cdiv, check_dtype, empty, image, multiprocessors, next_power_of_2, pitch, refuse
+from tritonnet.kernels.runtime import (
+    INTERPRET,
+    arch,
+    cdiv,
+    check_dtype,
+    empty,
+    image,
+    multiprocessors,
+    next_power_of_2,
+    pitch,
+    refuse,
+)
 
-__all__ = ["Geometry", "Tile", "conv2d_dgrad", "conv2d_fwd", "conv2d_wgrad", "output_size", "same_padding", "transposed_size"]
+__all__ = [
+    "Geometry",
+    "Tile",
+    "conv2d_dgrad",
+    "conv2d_fwd",
+    "conv2d_wgrad",
+    "output_size",
+    "same_padding",
+    "transposed_size",
+]
 
 LARGEST_BLOCK = 2**19  # elements of one block on the interpreter, which is fastest with few large programs
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -48,7 +70,9 @@ class Tile:
     num_warps: int
     num_stages: int
     splits: int = 1  # weight gradient: programs that share one tile of dw
-    rows: int = 1  # tensormap: the pixel tile is images x rows x (pixels / images / rows); patch: rows x (pixels / rows)
+    rows: int = (
+        1  # tensormap: the pixel tile is images x rows x (pixels / images / rows); patch: rows x (pixels / rows)
+    )
     images: int = 1
     taps: int = 1  # tensormap weight gradient: taps a program, 1 or the S = 3 of a row
 
@@ -123,13 +147,26 @@ def pick_tile(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str) 
         narrow = width <= 64
         side = (g.P, g.Q) if name == "conv2d_fwd" else (g.H, g.W)
         images, rows, columns = pixel_tile(g.N, *side, 256 if narrow and wide else 128)
-        return Tile("tensormap", images * rows * columns, 64 if narrow else 128, step, 4, 2 if narrow else 3, rows=rows, images=images)
-    aligned = depth % 8 == 0 and width % 8 == 0  # else every element has an address of its own, and those take registers
+        return Tile(
+            "tensormap",
+            images * rows * columns,
+            64 if narrow else 128,
+            step,
+            4,
+            2 if narrow else 3,
+            rows=rows,
+            images=images,
+        )
+    aligned = (
+        depth % 8 == 0 and width % 8 == 0
+    )  # else every element has an address of its own, and those take registers
     flat = name == "conv2d_fwd" and flattens(g.C)
     block_n = min(max(next_power_of_2(width), 16), 128 if wide else 64)
     block_k = 32 if flat else 16 if depth < 32 or not aligned else 64 if depth >= 64 and wide else 32
     block_m = 128 if flat or (aligned and (wide or block_n <= 32)) else 64
-    heavy = block_n >= 128 or (name == "conv2d_dgrad" and (block_m * max(block_n, block_k) >= 8192 or min(depth, width) < 16))
+    heavy = block_n >= 128 or (
+        name == "conv2d_dgrad" and (block_m * max(block_n, block_k) >= 8192 or min(depth, width) < 16)
+    )
     return Tile("gather", block_m, block_n, block_k, 8 if heavy else 4, 3 if wide else 2)
 
 
@@ -146,7 +183,9 @@ def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
         block_m, block_n = (128 if g.K > 64 else 64), (128 if g.C % 128 == 0 else 64)
         programs = cdiv(g.K, block_m) * cdiv(g.C, block_n) * g.R * g.S
         splits = split_count(programs, cdiv(g.N * g.P, rows) * cdiv(g.Q, columns), 2)
-        return Tile("patch", block_m, block_n, rows * columns, 8 if arch == "sm_100" else 4, 2, splits=splits, rows=rows)
+        return Tile(
+            "patch", block_m, block_n, rows * columns, 8 if arch == "sm_100" else 4, 2, splits=splits, rows=rows
+        )
     if form == "tensormap":
         row = wide and g.S == 3 and max(g.C, g.K) <= 256  # small tiles: three taps share one tile of dy
         step, stages = (64, 3) if wide and max(g.C, g.K) <= 64 else (32, 4) if row else (64, 2) if wide else (32, 2)
@@ -156,14 +195,18 @@ def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
         programs = cdiv(g.K, block_m) * cdiv(g.C, block_n) * g.R * g.S // taps
         steps = cdiv(g.N, images) * cdiv(g.P, rows) * cdiv(g.Q, columns)
         warps = 8 if arch == "sm_100" and block_m * block_n >= 16384 else 4
-        return Tile("tensormap", block_m, block_n, step, warps, stages, split_count(programs, steps, 2), rows, images, taps)
+        return Tile(
+            "tensormap", block_m, block_n, step, warps, stages, split_count(programs, steps, 2), rows, images, taps
+        )
     columns = g.R * g.S * g.C if flattens(g.C) else g.C
     block_m = min(max(next_power_of_2(g.K), 16), 128 if wide else 64)
     block_n = min(max(next_power_of_2(columns), 16), 128 if wide else 64)
     block_k = 64 if wide else 32
     programs = cdiv(g.K, block_m) * cdiv(columns, block_n) * (1 if flattens(g.C) else g.R * g.S)
     splits = split_count(programs, cdiv(pixels, block_k), 4)
-    return Tile("gather", block_m, block_n, block_k, 8 if block_m * block_n >= 16384 else 4, 3 if wide else 2, splits=splits)
+    return Tile(
+        "gather", block_m, block_n, block_k, 8 if block_m * block_n >= 16384 else 4, 3 if wide else 2, splits=splits
+    )
 
 
 def split_count(programs: int, steps: int, waves: int) -> int:
@@ -280,9 +323,15 @@ def conv2d_fwd(
     _check_window(op, stride, dilation)
     _check_bias(op, bias, K)
     top, bottom, left, right = padding
-    P, Q = output_size(H, R, stride[0], top, bottom, dilation[0]), output_size(W, S, stride[1], left, right, dilation[1])
+    P, Q = (
+        output_size(H, R, stride[0], top, bottom, dilation[0]),
+        output_size(W, S, stride[1], left, right, dilation[1]),
+    )
     if P < 1 or Q < 1:
-        refuse(op, f"the kernel {R}x{S} (dilation {dilation}) must fit the padded input, got {H}x{W} with padding {padding}")
+        refuse(
+            op,
+            f"the kernel {R}x{S} (dilation {dilation}) must fit the padded input, got {H}x{W} with padding {padding}",
+        )
     g = Geometry(N, H, W, C, P, Q, K, R, S, stride, (top, left), dilation)
     y = _output(op, out, (N, P, Q, K), x.dtype)
     if tile is None:

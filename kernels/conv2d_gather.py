@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.conv2d import Geometry, Tile, flattens
-from tritonnet.kernels.runtime import INTERPRET, cdiv, launch, pitch
+from tritonnet.kernels.runtime import INTERPRET, cdiv, launch, next_power_of_2, pitch
 
 __all__ = ["dgrad", "fwd", "split_sum", "wgrad"]
 
@@ -69,7 +69,9 @@ def _conv2d_fwd_kernel(
             if not WHOLE_C:
                 inside = inside & (c < C)[None, :]
                 live = live & (c < C)[:, None]
-            x = tl.load(x_ptr + (corner + (dh * W + dw).to(tl.int64) * x_pitch)[:, None] + c[None, :], mask=inside, other=0.0)
+            x = tl.load(
+                x_ptr + (corner + (dh * W + dw).to(tl.int64) * x_pitch)[:, None] + c[None, :], mask=inside, other=0.0
+            )
             f = tl.load(w_ptr + k[None, :] * (R * S * C) + (tap * C + c)[:, None], mask=live, other=0.0)
             acc = _dot(x, f, acc, PRECISION, UPCAST)
     if HAS_BIAS:
@@ -79,7 +81,9 @@ def _conv2d_fwd_kernel(
 
 
 @triton.jit
-def _first_tap(phase, STRIDE: tl.constexpr, PAD: tl.constexpr, DIL: tl.constexpr, STEP: tl.constexpr, TAPS: tl.constexpr):
+def _first_tap(
+    phase, STRIDE: tl.constexpr, PAD: tl.constexpr, DIL: tl.constexpr, STEP: tl.constexpr, TAPS: tl.constexpr
+):
     """The first tap of a phase, or TAPS if none reaches it."""
     first = phase * 0 + TAPS
     for r in range(STEP):
@@ -128,7 +132,9 @@ def _conv2d_dgrad_kernel(
         if not WHOLE_K:
             inside = inside & (k < K)[None, :]
             live = live & (k < K)[:, None]
-        dy = tl.load(dy_ptr + (corner - (dp * Q + dq).to(tl.int64) * dy_pitch)[:, None] + k[None, :], mask=inside, other=0.0)
+        dy = tl.load(
+            dy_ptr + (corner - (dp * Q + dq).to(tl.int64) * dy_pitch)[:, None] + k[None, :], mask=inside, other=0.0
+        )
         base = ((r0 + i * STEP_H) * S + s0 + j * STEP_W) * C
         f = tl.load(w_ptr + k[:, None] * (R * S * C) + (base + c)[None, :], mask=live, other=0.0)
         acc = _dot(dy, f, acc, PRECISION, UPCAST)
@@ -185,14 +191,14 @@ def _conv2d_wgrad_kernel(
 
 
 @triton.jit
-def _split_sum_kernel(partial_ptr, y_ptr, n, splits, BLOCK: tl.constexpr):
+def _split_sum_kernel(partial_ptr, y_ptr, n, splits, BLOCK_S: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    acc = tl.zeros((BLOCK,), tl.float32)
-    source = at
-    for _ in range(splits):  # in this order, always
-        acc += tl.load(partial_ptr + source, mask=at < n, other=0.0)
-        source += n
-    tl.store(y_ptr + at, acc, mask=at < n)
+    acc = tl.zeros((BLOCK_S, BLOCK), tl.float32)
+    for first in range(0, splits, BLOCK_S):  # lane i adds splits i, i + BLOCK_S, ...: the same order always
+        split = first + tl.arange(0, BLOCK_S)
+        live = (split < splits)[:, None] & (at < n)[None, :]
+        acc += tl.load(partial_ptr + split.to(tl.int64)[:, None] * n + at[None, :], mask=live, other=0.0)
+    tl.store(y_ptr + at, tl.sum(acc, axis=0), mask=at < n)
 
 
 def _window(g: Geometry) -> dict[str, int]:
@@ -208,7 +214,9 @@ def _products(x: torch.Tensor, tf32: bool) -> dict[str, object]:
     return {"PRECISION": precision, "UPCAST": INTERPRET and x.dtype != torch.float32}
 
 
-def fwd(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile, tf32: bool) -> None:
+def fwd(
+    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile, tf32: bool
+) -> None:
     """Write the convolution of x and w to y. Checked and allocated by `conv2d_fwd`."""
     n_out = g.N * g.P * g.Q
     launch(
@@ -219,7 +227,9 @@ def fwd(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, y: torch.Te
     )  # fmt: skip
 
 
-def dgrad(dy: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, dx: torch.Tensor, g: Geometry, t: Tile, tf32: bool) -> None:
+def dgrad(
+    dy: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, dx: torch.Tensor, g: Geometry, t: Tile, tf32: bool
+) -> None:
     """Write the input gradient to dx. Checked and allocated by `conv2d_dgrad`."""
     (sh, sw), (dh, dw) = g.stride, g.dilation
     phase_pixels = g.N * cdiv(g.H, sh) * cdiv(g.W, sw)  # of the largest phase
@@ -245,8 +255,11 @@ def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry,
 
 
 def split_sum(partial: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Add the partial sums (splits, ...) into y (...), float32, in the order of the splits."""
+    """Add the partial sums (splits, ...) into y (...), float32, in a fixed order."""
     n = y.numel()
-    block = 65536 if INTERPRET else 512
-    launch(_split_sum_kernel, (cdiv(n, block),), partial, y, n, partial.shape[0], BLOCK=block, num_warps=4)
+    rows = min(next_power_of_2(partial.shape[0]), 16)
+    block = 16384 if INTERPRET else 128
+    launch(
+        _split_sum_kernel, (cdiv(n, block),), partial, y, n, partial.shape[0], BLOCK_S=rows, BLOCK=block, num_warps=4
+    )
     return y

@@ -114,7 +114,13 @@ def _big(x: torch.Tensor, g: Geometry, rows: int, columns: int, block: int) -> T
 
 
 def _run(
-    source: TensorDescriptor, w_map: TensorDescriptor, bias: torch.Tensor | None, target: TensorDescriptor, g: Geometry, t: Tile, spread: bool
+    source: TensorDescriptor,
+    w_map: TensorDescriptor,
+    bias: torch.Tensor | None,
+    target: TensorDescriptor,
+    g: Geometry,
+    t: Tile,
+    spread: bool,
 ) -> None:
     columns = t.block_m // t.rows
     boxes = cdiv(g.N * g.P, t.rows) * cdiv(g.Q, columns)

@@ -1,5 +1,4 @@
-"""Convolution kernels whose images arrive by tensor map (TMA): stride 1, 16-bit or tf32,
-channels in multiples of 16.
+"""Convolution kernels whose images arrive by tensor map (TMA): stride 1, 16-bit or tf32.
 
 The formulas stand in `conv2d`. A tile of pixels is a box [images, rows, columns, channels] of a rank-4 tensor map; a tap
 moves the box, and what lies outside the image reads as zero, so padding costs nothing. The GEMM is transposed,

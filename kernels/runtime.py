@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
-import triton
 
 __all__ = [
     "INTERPRET", "Refused", "arch", "cdiv", "check_dtype", "device", "empty", "flat", "image", "launch", "multiprocessors",
@@ -18,9 +17,6 @@ __all__ = [
 ]  # fmt: skip
 
 INTERPRET: bool = os.environ.get("TRITON_INTERPRET") == "1"
-
-cdiv = triton.cdiv
-next_power_of_2 = triton.next_power_of_2
 
 
 class Refused(ValueError):
@@ -30,6 +26,16 @@ class Refused(ValueError):
 def refuse(op: str, message: str) -> NoReturn:
     """Raise `Refused`: `[op] message`. The message says what must hold and what came."""
     raise Refused(f"[{op}] {message}")
+
+
+def cdiv(a: int, b: int) -> int:
+    """The quotient a / b, rounded up."""
+    return -(-a // b)
+
+
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two that is at least `n`, and at least 1."""
+    return 1 << max(n - 1, 0).bit_length()
 
 
 # --- device ---------------------------------------------------------------------------------------------------------
@@ -134,7 +140,9 @@ def check_dtype(op: str, name: str, x: torch.Tensor, allowed: tuple[torch.dtype,
 # --- launches -------------------------------------------------------------------------------------------------------
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, num_stages: int = 3, **constants: Any) -> None:
+def launch(
+    kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, num_stages: int = 3, **constants: Any
+) -> None:
     """Start `kernel` over `grid`; an empty grid is no launch. `constants` are its constexpr arguments, by name."""
     if 0 in grid:
         return

@@ -8,10 +8,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import pytest  # noqa: E402
+import pytest
 
-import tritonnet as tn  # noqa: E402
-from tritonnet.kernels import fault, runtime  # noqa: E402
+import tritonnet as tn
+from tritonnet.kernels import fault, runtime
 
 if runtime.INTERPRET:  # overflow of int32 is checked where a test asks for it; leaving it out saves a third of the time
     from triton.runtime.interpreter import InterpreterOptions, interpreter_builder

@@ -73,7 +73,12 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, rtol: float, atol
 
 
 def check_gradients(
-    op: Callable[..., tn.Tensor], inputs: Sequence[torch.Tensor], *, seed: int = 0, eps: float = 1e-2, rtol: float = 2e-2
+    op: Callable[..., tn.Tensor],
+    inputs: Sequence[torch.Tensor],
+    *,
+    seed: int = 0,
+    eps: float = 1e-2,
+    rtol: float = 2e-2,
 ) -> None:
     """Compare backward with a central difference along random directions of all inputs at once.
 
@@ -95,4 +100,6 @@ def check_gradients(
         values.append(float((to64(op(*moved).torch()) * to64(v)).sum()))
     numeric = (values[0] - values[1]) / (2 * eps)
     scale = max(abs(numeric), abs(backward), 1e-3)
-    assert abs(numeric - backward) <= rtol * scale, f"directional derivative {numeric:.6g}, backward gives {backward:.6g}"
+    assert abs(numeric - backward) <= rtol * scale, (
+        f"directional derivative {numeric:.6g}, backward gives {backward:.6g}"
+    )

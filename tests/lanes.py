@@ -24,7 +24,18 @@ def run(arguments: list[str], environment: dict[str, str], workers: int) -> tupl
     """Run pytest once; return the number of tests by outcome, the seconds, and the exit code."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "-n", str(workers), "--dist", "worksteal", f"--junit-xml={report}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n",
+            str(workers),
+            "--dist",
+            "worksteal",
+            f"--junit-xml={report}",
+        ]
+        command += ["-p", "no:benchmark"]  # it warns when tests run beside each other
         # one BLAS thread a worker: more of them than cores make each other wait
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         code = subprocess.run(command + arguments, cwd=ROOT, env={**os.environ, **threads, **environment}).returncode

@@ -42,7 +42,7 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        if not self.launching and not (name in ALLOWED or name == "copy_" and plain_copy(*args[:2])):
+        if not self.launching and not (name in ALLOWED or (name == "copy_" and plain_copy(*args[:2]))):
             self.computed.append(f"{name}{[tuple(a.shape) for a in args if isinstance(a, torch.Tensor)]}")
         return func(*args, **(kwargs or {}))
 

@@ -166,19 +166,21 @@ def test_kernels_is_a_link() -> None:
 
 def test_wheel_holds_every_kernel_file(tmp_path: Path) -> None:
     """Built from a copy: an old build/ folder would hide a lost link."""
-    pytest.importorskip("setuptools", minversion="77", reason="building a wheel without the network needs setuptools >= 77")
+    pytest.importorskip(
+        "setuptools", minversion="77", reason="building a wheel without the network needs setuptools >= 77"
+    )
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     for name in ("kernels", "tritonnet"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    source = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.suffix in (".py", ".json", ".typed")}
     build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", build, tmp_path], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("tritonnet-*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    source = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.suffix in (".py", ".json", ".typed")}
     expected = {f"tritonnet/{name}" if name.startswith("kernels/") else name for name in source}
     assert expected - held == set()
     assert {name.split("/")[0] for name in held} == {"tritonnet", wheel.name.split("-py3")[0] + ".dist-info"}

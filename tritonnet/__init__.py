@@ -19,12 +19,23 @@ _startup.prepare()
 
 from tritonnet import ops  # noqa: E402
 from tritonnet.autograd import (  # noqa: E402
-    Function, Parameter, Tensor, from_numpy, from_torch, get_precision, graph, is_grad_enabled, no_grad, precision,
-    set_precision, tensor,
+    Function,
+    Parameter,
+    Tensor,
+    from_numpy,
+    from_torch,
+    get_precision,
+    graph,
+    is_grad_enabled,
+    no_grad,
+    precision,
+    set_precision,
+    tensor,
 )  # fmt: skip
 from tritonnet.kernels.fault import Fault  # noqa: E402
 from tritonnet.kernels.runtime import Refused  # noqa: E402
 from tritonnet.ops.random import manual_seed, rand, randn  # noqa: E402
+
 from tritonnet import models, nn, optim  # noqa: E402  # isort: skip
 
 __version__ = "0.1.0"

@@ -17,7 +17,7 @@ if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
     # this when it is loaded, which importing torch does.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import torch  # noqa: E402
+import torch
 
 __all__ = ["prepare"]
 

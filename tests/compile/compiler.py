@@ -62,7 +62,9 @@ class Compiled:
     has_tensor_cores: bool
 
 
-def specialise(kernel: Any, args: tuple[Any, ...], constants: dict[str, Any], num_warps: int, num_stages: int) -> Launch:
+def specialise(
+    kernel: Any, args: tuple[Any, ...], constants: dict[str, Any], num_warps: int, num_stages: int
+) -> Launch:
     """The specialisation that the just-in-time compiler would choose for these arguments."""
     values = dict(zip((p.name for p in kernel.params), args, strict=False)) | constants
     signature, fixed, divisible = [], [], []

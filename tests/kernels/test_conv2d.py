@@ -4,7 +4,15 @@ import pytest
 import torch
 from helpers import DEVICE, DTYPES, EPS, GPU, assert_close, gap_untouched, nchw, nhwc, pitched, randn, to64
 
-from tritonnet.kernels.conv2d import Tile, conv2d_dgrad, conv2d_fwd, conv2d_wgrad, output_size, pixel_tile, transposed_size
+from tritonnet.kernels.conv2d import (
+    Tile,
+    conv2d_dgrad,
+    conv2d_fwd,
+    conv2d_wgrad,
+    output_size,
+    pixel_tile,
+    transposed_size,
+)
 from tritonnet.kernels.runtime import Refused
 
 # name: N, H, W, C, K, R, S, stride, pad, dilation
@@ -44,7 +52,10 @@ def reference(x, w, b, dy, stride, pad, dilation):
 def check(case, dtype, tile, tile_wgrad=None, wrap=lambda t: t, tf32=False, rtol=None):
     N, H, W, C, K, R, S, stride, pad, dilation = case
     x, w, b = randn(N, H, W, C, dtype=dtype), randn(K, R, S, C, dtype=dtype, seed=1), randn(K, seed=2)
-    P, Q = output_size(H, R, stride[0], pad[0], pad[0], dilation[0]), output_size(W, S, stride[1], pad[1], pad[1], dilation[1])
+    P, Q = (
+        output_size(H, R, stride[0], pad[0], pad[0], dilation[0]),
+        output_size(W, S, stride[1], pad[1], pad[1], dilation[1]),
+    )
     dy = randn(N, P, Q, K, dtype=dtype, seed=3)
     y64, dx64, dw64 = reference(x, w, b, dy, stride, pad, dilation)
     window = {"stride": stride, "dilation": dilation, "tf32": tf32}
@@ -102,7 +113,12 @@ def test_tensormap(case, shape, dtype):
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("name", ["whole-boxes", "ragged", "dilated", "5x3"])
 def test_tensormap_three_taps(name, dtype):
-    check(BOXES[name], dtype, Tile("tensormap", 64, 64, 16, 4, 2, rows=2), Tile("tensormap", 64, 32, 16, 4, 2, splits=3, taps=3))
+    check(
+        BOXES[name],
+        dtype,
+        Tile("tensormap", 64, 64, 16, 4, 2, rows=2),
+        Tile("tensormap", 64, 32, 16, 4, 2, splits=3, taps=3),
+    )
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -123,7 +139,9 @@ def test_patch(case, rows, dtype):
 
 def test_moments_are_those_of_the_stored_values():
     x, w = randn(3, 7, 9, 16, dtype=HALVES[0]), randn(32, 3, 3, 16, dtype=HALVES[0], seed=1)
-    y, moments = conv2d_fwd(x, w, padding=(1, 1, 1, 1), statistics=True, tile=Tile("tensormap", 64, 64, 16, 4, 2, rows=4))
+    y, moments = conv2d_fwd(
+        x, w, padding=(1, 1, 1, 1), statistics=True, tile=Tile("tensormap", 64, 64, 16, 4, 2, rows=4)
+    )
     count, mean, m2 = map(to64, moments)
     total = count.sum()
     assert total == 3 * 7 * 9
@@ -198,7 +216,10 @@ def test_pixel_tile_wastes_least():
         (lambda: conv2d_fwd(randn(1, 5, 5, 4).int(), randn(1, 3, 3, 4)), "input must be float32 or"),
         (lambda: conv2d_fwd(nhwc(randn(1, 4, 5, 5)), randn(1, 3, 3, 4)), "channels-last with one pitch"),
         (lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 4), out=randn(1, 3, 3, 2)), "out must be"),
-        (lambda: conv2d_dgrad(randn(1, 5, 5, 4), randn(1, 3, 3, 4), input_size=(7, 7)), "the weight's 1 channels, got 4"),
+        (
+            lambda: conv2d_dgrad(randn(1, 5, 5, 4), randn(1, 3, 3, 4), input_size=(7, 7)),
+            "the weight's 1 channels, got 4",
+        ),
         (lambda: conv2d_wgrad(randn(1, 5, 5, 4), randn(2, 7, 7, 4), kernel_size=(3, 3)), "x must have dy's batch 1"),
     ],
 )
@@ -208,11 +229,16 @@ def test_refuses(call, message):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("size", [(64, 64, 256), (64, 128, 128), (128, 256, 64), (512, 1024, 16), (1024, 512, 32), (128, 64, 256)])
+@pytest.mark.parametrize(
+    "size", [(64, 64, 256), (64, 128, 128), (128, 256, 64), (512, 1024, 16), (1024, 512, 32), (128, 64, 256)]
+)
 def test_unet_layers_match_cudnn(size):
     """Every shipped tile's shape, in bfloat16, at the size it was swept for."""
     C, K, side = size
-    x, w, dy = (randn(*s, dtype=torch.bfloat16, seed=i) for i, s in enumerate([(16, side, side, C), (K, 3, 3, C), (16, side, side, K)]))
+    x, w, dy = (
+        randn(*s, dtype=torch.bfloat16, seed=i)
+        for i, s in enumerate([(16, side, side, C), (K, 3, 3, C), (16, side, side, K)])
+    )
     xt, wt, dyt = (t.permute(0, 3, 1, 2) for t in (x, w, dy))
     dx, dw, _ = torch.ops.aten.convolution_backward(
         dyt, xt, wt, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]

@@ -9,6 +9,7 @@ from torch_networks import TorchUNet
 import tritonnet as tn
 from tritonnet import models, nn
 from tritonnet.kernels import runtime
+from tritonnet.kernels.cat import cat_fwd
 
 # parameters: (arguments, keyword arguments)
 SIZES = {
@@ -125,8 +126,7 @@ class Spy(nn.Identity):
         return nn.functional.relu(input)
 
 
-@pytest.mark.parametrize("upsample", ["transposed", "bilinear"])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("upsample", "training"), [("transposed", True), ("bilinear", False)])
 def test_replaced_child_takes_the_plain_path_to_the_same_numbers(upsample, training) -> None:
     ours, _ = networks(base_channels=4, depth=2, upsample=upsample)
     x = randn(2, 3, 8, 10)
@@ -172,6 +172,21 @@ def test_skips_lie_in_one_buffer_with_what_joins_them() -> None:
     consumers = [sum(f"%{i}" in line.replace(")", ",").split("(")[1].replace(",", " ").split() for line in lines)
                  for i in range(1, len(lines) + 1)]  # fmt: skip
     assert sorted(consumers)[-3:] == [1, 2, 2], "each skip feeds the pool and the join"
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 7)])
+@pytest.mark.parametrize("upsample", ["transposed", "bilinear"])
+def test_joining_copies_nothing(upsample, size, monkeypatch) -> None:
+    joined = []
+
+    def watched(xs, dim):
+        y = cat_fwd(xs, dim)
+        joined.append(y.data_ptr() == xs[0].data_ptr())
+        return y
+
+    monkeypatch.setattr("tritonnet.ops.cat.cat_fwd", watched)
+    models.UNet(3, 2, base_channels=2, depth=2, upsample=upsample).eval()(tn.from_torch(randn(1, 3, *size)))
+    assert joined == [True, True]
 
 
 def test_two_runs_with_one_seed_are_identical() -> None:

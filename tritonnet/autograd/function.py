@@ -67,7 +67,9 @@ class Node:
 
     __slots__ = ("ctx", "edges", "function", "inputs", "outputs", "sequence", "versions")
 
-    def __init__(self, function: type["Function"], ctx: Context, inputs: tuple["Tensor | None", ...], outputs: int) -> None:
+    def __init__(
+        self, function: type["Function"], ctx: Context, inputs: tuple["Tensor | None", ...], outputs: int
+    ) -> None:
         self.function = function
         self.ctx: Context | None = ctx
         self.outputs = outputs
@@ -112,7 +114,7 @@ class Function:
         out = cls.forward(ctx, *(None if t is None else t.data for t in inputs), **constants)
         outs = out if isinstance(out, tuple) else (out,)
         node = Node(cls, ctx, inputs, len(outs)) if any(needs) else None
-        tensors = []
+        tensors: list[Tensor | None] = []
         for index, buffer in enumerate(outs):
             if buffer is None:
                 tensors.append(None)
@@ -147,7 +149,9 @@ def backward(root: "Tensor", gradient: Buffer, retain_graph: bool) -> None:
             refuse("backward", "the graph must not have been freed: call backward(retain_graph=True) the first time")
         for version, target in zip(node.versions, node.edges, strict=True):
             if _is_leaf(target) and target.version != version:  # type: ignore[union-attr]
-                refuse("backward", f"an input of {node.function.name} was changed after the forward; run the forward again")
+                refuse(
+                    "backward", f"an input of {node.function.name} was changed after the forward; run the forward again"
+                )
         with no_grad():
             results = node.function.backward(ctx, *gradients.pop(node))
         if not isinstance(results, tuple):

@@ -90,7 +90,13 @@ class Tensor:
         return self.shape[0]
 
     def __repr__(self) -> str:
-        extra = f", grad_fn={self._node.function.name}" if self._node else ", requires_grad=True" if self.requires_grad else ""
+        extra = (
+            f", grad_fn={self._node.function.name}"
+            if self._node
+            else ", requires_grad=True"
+            if self.requires_grad
+            else ""
+        )
         if self.numel() > 1000:
             return f"tn.Tensor(shape={self.shape}, dtype={str(self.dtype).removeprefix('torch.')}{extra})"
         return f"tn.Tensor({self.numpy()}, dtype={str(self.dtype).removeprefix('torch.')}{extra})"
@@ -134,7 +140,9 @@ class Tensor:
             refuse("backward", "the tensor must have been computed from one with requires_grad=True")
         if gradient is None:
             if self.numel() != 1:
-                refuse("backward", f"gradient must be given for a tensor of more than one element, got shape {self.shape}")
+                refuse(
+                    "backward", f"gradient must be given for a tensor of more than one element, got shape {self.shape}"
+                )
             seed = fill(runtime.empty(tuple(self.data.shape), self.dtype), 1)
         else:
             if gradient.shape != self.shape:
@@ -345,7 +353,9 @@ def from_numpy(value: Any, requires_grad: bool = False) -> Tensor:
     try:
         host = torch.from_numpy(value)
     except TypeError as error:
-        raise Refused(f"[from_numpy] value must be a numeric numpy array, got {type(value).__name__}: {error}") from error
+        raise Refused(
+            f"[from_numpy] value must be a numeric numpy array, got {type(value).__name__}: {error}"
+        ) from error
     if host.dtype == torch.float64:
         refuse("from_numpy", "value must not be float64; write array.astype('float32')")
     if not host.is_contiguous():

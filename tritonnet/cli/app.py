@@ -64,13 +64,13 @@ def _complain(text: str) -> int:
 
 
 def _option(field: str, here: str, *names: str) -> Any:
-    """An option that sets a field of Config; `here` is its default in words."""
-    return typer.Option(*names, help=f"{HELP[field]} [default: {here}]", show_default=False)
+    """An option that sets a field of Config; `here` is its default in words, if the help does not say it."""
+    return typer.Option(*names, help=HELP[field] + (f" [default: {here}]" if here else ""), show_default=False)
 
 
 @app.command()
 def train(
-    data: Annotated[str | None, _option("data", "made cells")] = None,
+    data: Annotated[str | None, _option("data", "")] = None,
     model: Annotated[str | None, _option("model", "unet; without a GPU poster")] = None,
     size: Annotated[int | None, _option("size", "256; without a GPU 32")] = None,
     batch_size: Annotated[int | None, _option("batch_size", "16; without a GPU 8")] = None,
@@ -80,7 +80,7 @@ def train(
     precision: Annotated[str | None, _option("precision", "bf16 on a GPU that has it, else fp32")] = None,
     seed: Annotated[int | None, _option("seed", "0")] = None,
     val: Annotated[str | None, _option("val", "auto")] = None,
-    out: Annotated[str | None, _option("out", "the next free runs/NNN")] = None,
+    out: Annotated[str | None, _option("out", "")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="go on with a stopped run folder; alone, its config.toml says the rest")
     ] = None,

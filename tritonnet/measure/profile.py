@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 __all__ = ["KernelTime", "kernel_times", "table"]
@@ -33,7 +34,7 @@ def kernel_times(call: Callable[[], object]) -> list[KernelTime]:
         torch.cuda.synchronize()
     found: dict[str, tuple[int, float]] = {}
     for event in recorded.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
+        if event.device_type == DeviceType.CUDA:
             launches, microseconds = found.get(event.name, (0, 0.0))
             found[event.name] = launches + 1, microseconds + event.device_time
     times = [KernelTime(name, launches, microseconds) for name, (launches, microseconds) in found.items()]

@@ -36,7 +36,9 @@ class Conv2dFunction(Function):
 
 class ConvTranspose2dFunction(Function):
     @staticmethod
-    def forward(ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, *, size: Any, out: Any, **window: Any) -> Buffer:
+    def forward(
+        ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, *, size: Any, out: Any, **window: Any
+    ) -> Buffer:
         ctx.window = window
         ctx.save(x, w)
         return conv2d_dgrad(x, w, bias, input_size=size, out=out, **window)
@@ -79,7 +81,9 @@ def _computed(op: str, input: Tensor, weight: Tensor, groups: int) -> tuple[Tens
     return x, weight if weight.dtype == dtype else to(weight, dtype)
 
 
-def _padding(op: str, padding: Any, weight: Tensor, stride: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int, int, int]:
+def _padding(
+    op: str, padding: Any, weight: Tensor, stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int, int, int]:
     if padding == "valid":
         return 0, 0, 0, 0
     if padding == "same":
@@ -95,7 +99,15 @@ def _padding(op: str, padding: Any, weight: Tensor, stride: tuple[int, int], dil
 
 
 def _convolve(
-    op: str, input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int, **more: Any
+    op: str,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    **more: Any,
 ) -> Any:
     x, w = _computed(op, input, weight, groups)
     steps, spread = _pair(op, "stride", stride, 1), _pair(op, "dilation", dilation, 1)
@@ -137,9 +149,7 @@ def conv2d_moments(
 
     Hand the second value to `batch_norm` or `batch_norm_relu` as `moments`; it saves a pass over the image.
     """
-    y, *moments = _convolve(
-        "conv2d", input, weight, bias, stride, padding, dilation, groups, out=None, statistics=True
-    )
+    y, *moments = _convolve("conv2d", input, weight, bias, stride, padding, dilation, groups, out=None, statistics=True)
     return y, None if moments[0] is None else tuple(m.data for m in moments)
 
 

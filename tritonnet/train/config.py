@@ -26,8 +26,8 @@ LEAST = {
     "checkpoint_seconds": 0.0, "seed": 0,
 }  # fmt: skip
 HELP = {
-    "data": "folder with images/ and masks/ (or the Oxford-IIIT Pet layout); empty: made cells",
-    "out": "run folder; empty: the next free runs/001, runs/002, ...",
+    "data": "folder with images/ and masks/, or the Oxford-IIIT Pet layout (none: made cells)",
+    "out": "folder for the run (none: the next free of runs/001, runs/002, ...)",
     "model": "unet, or the poster's small network",
     "base_channels": "channels of the U-Net's first level; each level below has twice as many",
     "depth": "how often the U-Net halves the image; size must be at least 2**depth",

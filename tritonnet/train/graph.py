@@ -6,6 +6,7 @@ count are device scalars, and nothing in a step waits for the device. On the int
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ class CapturedStep:
         self.step, self.publish = step, publish
         self.calls: dict[object, int] = {}
         self.recorded: dict[object, tuple[torch.cuda.CUDAGraph, Buffer, Buffer, Tensor]] = {}
-        self.pool: object = None
+        self.pool: Any = None
 
     def __call__(self, images: Buffer, masks: Buffer) -> Tensor:
         """One update from a batch on the device; the loss is overwritten by the next call of the same shape."""
