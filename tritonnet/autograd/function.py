@@ -148,7 +148,7 @@ def backward(root: "Tensor", gradient: Buffer, retain_graph: bool) -> None:
         if ctx is None:
             refuse("backward", "the graph must not have been freed: call backward(retain_graph=True) the first time")
         for version, target in zip(node.versions, node.edges, strict=True):
-            if _is_leaf(target) and target.version != version:  # type: ignore[union-attr]
+            if _is_leaf(target) and target.version != version:
                 refuse(
                     "backward", f"an input of {node.function.name} was changed after the forward; run the forward again"
                 )

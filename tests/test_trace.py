@@ -1,0 +1,77 @@
+"""On a GPU, training, evaluation and prediction run kernels of ours, copies and memsets, and nothing else."""
+
+import inspect
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import tritonnet as tn
+import tritonnet.kernels
+from tritonnet import train
+from tritonnet.measure.profile import kernel_times
+
+pytestmark = pytest.mark.gpu
+
+
+def our_kernels() -> set[str]:
+    """The names of every jit function in tritonnet.kernels."""
+    names = set()
+    for module in pkgutil.iter_modules(tritonnet.kernels.__path__):
+        for name, value in vars(import_module(f"tritonnet.kernels.{module.name}")).items():
+            if hasattr(value, "fn") and inspect.isfunction(value.fn):
+                names.add(name)
+    return names
+
+
+def foreign(call) -> list[str]:
+    """Device work of `call` that is neither ours nor a copy or a memset."""
+    ours = our_kernels()
+    assert "_conv2d_fwd_kernel" in ours
+    times = kernel_times(call)
+    assert any(time.name in ours for time in times)
+    return [t.name for t in times if t.name not in ours and not t.name.startswith(("Memcpy", "Memset"))]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two short epochs on made cells, and its configuration."""
+    folder = tmp_path_factory.mktemp("trace")
+    config = train.Config.for_machine(size=64, epochs=2, batch_size=8, base_channels=16, out=str(folder / "run"))
+    return config, train.train(config)
+
+
+def test_train(run, tmp_path):
+    config, _ = run
+    from dataclasses import replace
+
+    assert foreign(lambda: train.train(replace(config, out=str(tmp_path / "again")))) == []
+
+
+def test_evaluate_and_predict(run, tmp_path):
+    _, done = run
+    picture = Path(tmp_path) / "picture.png"
+    Image.new("RGB", (70, 50), (200, 30, 90)).save(picture)
+    assert foreign(lambda: train.evaluate(done.folder / "best.h5")) == []
+    assert foreign(lambda: train.predict(done.folder / "best.h5", picture, tmp_path / "out")) == []
+
+
+@pytest.mark.parametrize("model", [tn.models.UNet(3, 2, base_channels=16), tn.models.PosterUNet(3, 2)], ids=["unet", "poster"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_step(model, precision):
+    optimizer = tn.optim.Adam(model.parameters())
+    images, masks = torch.randn(2, 3, 64, 64, device="cuda"), torch.randint(0, 2, (2, 64, 64), device="cuda")
+
+    def step() -> None:
+        with tn.precision(precision):
+            loss = tn.nn.functional.cross_entropy(model(tn.from_torch(images)), tn.from_torch(masks))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+
+    step()
+    assert foreign(step) == []
