@@ -21,6 +21,7 @@ import torch
 import tritonnet  # noqa: F401  first, so that kernels are defined for this device
 from tritonnet.kernels import conv2d as conv
 from tritonnet.kernels import runtime
+from tritonnet.kernels.conv2d_tiles import Geometry, Tile, split_count
 from tritonnet.measure.timer import measure
 
 # (C, K, height = width) of the U-Net's 3x3 convolutions at 256x256, encoder and decoder
@@ -49,7 +50,7 @@ WEIGHTS = [
 ]  # fmt: skip
 
 
-def forward_tiles(depth: int, width: int, side: int, batch: int, form: str, precision: str) -> list[conv.Tile]:
+def forward_tiles(depth: int, width: int, side: int, batch: int, form: str, precision: str) -> list[Tile]:
     """For a forward or an input gradient by tensor maps: every block size with boxes of a few shapes."""
     tiles = []
     step = min(depth, 64 if precision == "bf16" else 32)
@@ -60,11 +61,11 @@ def forward_tiles(depth: int, width: int, side: int, batch: int, form: str, prec
             rows = block_m // columns
             images = max(1, rows // side) if form == "tensormap" else 1  # a patch's rows are those of all images
             if columns <= side and rows <= 4 * columns and images <= batch:
-                tiles.append(conv.Tile(form, block_m, block_n, step, warps, stages, rows=rows // images, images=images))
+                tiles.append(Tile(form, block_m, block_n, step, warps, stages, rows=rows // images, images=images))
     return tiles
 
 
-def weight_tiles(c: int, k: int, side: int, batch: int, form: str, precision: str) -> list[conv.Tile]:
+def weight_tiles(c: int, k: int, side: int, batch: int, form: str, precision: str) -> list[Tile]:
     """For a weight gradient by tensor maps: rows of dw are `k` channels, columns `c`."""
     tiles = []
     for block_m, block_n, pixels, warps, stages, taps in WEIGHTS:
@@ -75,25 +76,25 @@ def weight_tiles(c: int, k: int, side: int, batch: int, form: str, precision: st
         rows = max(1, step // side)
         images = max(1, rows // side) if form == "tensormap" else 1
         for waves in (1, 2, 4):
-            splits = conv.split_count(programs, batch * side * side // step, waves)
-            tiles.append(conv.Tile(form, block_m, block_n, step, warps, stages, splits, rows // images, images, taps))
+            splits = split_count(programs, batch * side * side // step, waves)
+            tiles.append(Tile(form, block_m, block_n, step, warps, stages, splits, rows // images, images, taps))
     return tiles
 
 
-def gather_tiles(name: str) -> list[conv.Tile]:
+def gather_tiles(name: str) -> list[Tile]:
     """For the first and the last convolution, which have too few channels for tensor maps."""
     tiles = []
     for pixels, warps in itertools.product([64, 128, 256, 512], [2, 4, 8]):
         if name.endswith("wgrad"):
             rows, columns = (64, 32) if name == "first_wgrad" else (16, 64)
-            tiles += [conv.Tile("gather", rows, columns, pixels, warps, 3, splits) for splits in (132, 264, 528)]
+            tiles += [Tile("gather", rows, columns, pixels, warps, 3, splits) for splits in (132, 264, 528)]
         else:
             width, step = {"first_fwd": (64, 32), "last_fwd": (16, 64), "last_dgrad": (64, 16)}[name]
-            tiles.append(conv.Tile("gather", pixels, width, step, warps, 3))
+            tiles.append(Tile("gather", pixels, width, step, warps, 3))
     return tiles
 
 
-def candidates(case: Case) -> list[conv.Tile]:
+def candidates(case: Case) -> list[Tile]:
     """The tiles worth trying for a case."""
     name, c, k, side, batch, precision = case
     kind, _, pass_ = name.rpartition("_")
@@ -150,7 +151,7 @@ class Problem:
             result = torch.ops.aten.convolution(self.x, self.w, None, stride, pad, [1, 1], self.up, [0, 0], 1)
         return result.permute(0, 2, 3, 1)
 
-    def ours(self, tile: conv.Tile | None) -> torch.Tensor:
+    def ours(self, tile: Tile | None) -> torch.Tensor:
         """The same by our launchers."""
         x, dy, w = (t.permute(0, 2, 3, 1) for t in (self.x, self.dy, self.w))
         side = self.case[3]
@@ -173,15 +174,15 @@ class Problem:
         name, c, k, side, batch, _ = self.case
         if self.up:
             pass_ = {"up_fwd": "conv2d_dgrad", "up_dgrad": "conv2d_fwd", "up_wgrad": "conv2d_wgrad"}[name]
-            g = conv.Geometry(batch, side, side, k, side // 2, side // 2, c, 2, 2, (2, 2), (0, 0), (1, 1))
+            g = Geometry(batch, side, side, k, side // 2, side // 2, c, 2, 2, (2, 2), (0, 0), (1, 1))
         else:
             pass_ = f"conv2d_{name.split('_')[-1]}"
             pad = self.taps // 2
-            g = conv.Geometry(batch, side, side, c, side, side, k, self.taps, self.taps, (1, 1), (pad, pad), (1, 1))
+            g = Geometry(batch, side, side, c, side, side, k, self.taps, self.taps, (1, 1), (pad, pad), (1, 1))
         return pass_, f"{g.key} {str(self.dtype).removeprefix('torch.')}"
 
 
-def check(case: Case) -> list[tuple[conv.Tile, str]]:
+def check(case: Case) -> list[tuple[Tile, str]]:
     """Compile and run every candidate once; say what is wrong with it, or ""."""
     problem = Problem(case)
     expected = problem.theirs().float()

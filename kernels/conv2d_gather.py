@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels.conv2d import Geometry, Tile, flattens
+from tritonnet.kernels.conv2d_tiles import Geometry, Tile, flattens
 from tritonnet.kernels.runtime import INTERPRET, cdiv, launch, next_power_of_2, pitch
 
 __all__ = ["dgrad", "fwd", "split_sum", "wgrad"]

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tritonnet.kernels.conv2d import Geometry, Tile
+from tritonnet.kernels.conv2d_tiles import Geometry, Tile
 from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, launch, pitch
 
 __all__ = ["dgrad", "fwd", "wgrad"]

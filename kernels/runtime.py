@@ -43,22 +43,23 @@ def next_power_of_2(n: int) -> int:
 _recorder: Callable[..., None] | None = None  # set while launches are recorded instead of run (see `recording`)
 _recorded_arch: str | None = None
 _properties: dict[str, Any] = {}
+_CUDA = not INTERPRET and torch.cuda.is_available()  # asked once: every launcher asks for the device
+_DEVICES = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if _CUDA else []
+_CPU, _META = torch.device("cpu"), torch.device("meta")
 
 
 def device() -> torch.device:
     """The one device of this process: the current CUDA device, else the CPU through the interpreter."""
     if _recorder is not None:
-        return torch.device("meta")
-    if INTERPRET or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
+        return _META
+    return _DEVICES[torch.cuda.current_device()] if _CUDA else _CPU
 
 
 def arch() -> str:
     """Which tile table applies: "sm_90", "gfx942", or "interpreter"."""
     if _recorded_arch is not None:
         return _recorded_arch
-    if INTERPRET or not torch.cuda.is_available():
+    if not _CUDA:
         return "interpreter"
     if "arch" not in _properties:
         if torch.version.hip:
@@ -73,7 +74,7 @@ def multiprocessors() -> int:
     """Number of streaming multiprocessors of the device; 132 while recording, 1 on the interpreter."""
     if _recorder is not None:
         return 132
-    if INTERPRET or not torch.cuda.is_available():
+    if not _CUDA:
         return 1
     if "multiprocessors" not in _properties:
         _properties["multiprocessors"] = torch.cuda.get_device_properties(device()).multi_processor_count

@@ -4,8 +4,8 @@
     blocks[b]    (i, chunk): program b works on elements chunk * BLOCK .. chunk * BLOCK + BLOCK - 1 of tensor i
 
 Tables are made on the host and copied without waiting. They are kept by their content, so a training step whose buffers
-lie where they lay before copies nothing; one made while a CUDA graph is captured is kept for good, since each replay
-copies it again from the same host memory.
+lie where they lay before copies nothing. One made while a CUDA graph is captured is kept for good: each replay copies it
+again from the same host memory.
 """
 
 from collections import OrderedDict
@@ -43,14 +43,15 @@ class Tables:
 
     def __init__(self) -> None:
         self._tables: OrderedDict[tuple[tuple[int, ...], ...], Table] = OrderedDict()
-        self._blocks: dict[tuple[int, ...], tuple[Buffer, Buffer]] = {}
         self._captured: list[Table] = []
+        self._blocks: dict[tuple[int, ...], tuple[Buffer, Buffer]] = {}
+        self._spare: dict[tuple[int, int], Buffer] = {}
 
     def get(self, op: str, *columns: Sequence[Buffer | None]) -> Table:
         """The table of `columns`: as many buffers in each, contiguous, on the device; the first gives the sizes.
 
         Raises:
-            Refused: a buffer on another device or not contiguous.
+            Refused: a buffer on another device or not contiguous; a capture without a step before it.
         """
         rows: list[tuple[int, ...]] = []
         for buffers in zip(*columns, strict=True):
@@ -58,35 +59,46 @@ class Tables:
                 if buffer is not None:
                     flat(op, "parameter, gradient or state", buffer)
             rows.append((*(0 if b is None else b.data_ptr() for b in buffers), buffers[0].numel()))
-        key = tuple(rows)
+        key, shape = tuple(rows), (len(rows), len(columns) + 1)
+        capturing = device().type == "cuda" and torch.cuda.is_current_stream_capturing()
         table = self._tables.get(key)
+        if capturing:
+            if table is None:
+                # host memory for the copy cannot be had during a capture: the step before left some
+                if shape not in self._spare:
+                    refuse(op, "step must be called once before each capture in a CUDA graph")
+                table = self._make(key, self._spare.pop(shape))
+            # kept here only: its copy is part of the graph and is made by a replay, not now
+            self._captured.append(table)
+            return table
         if table is None:
-            sizes = tuple(row[-1] for row in rows)
-            if sizes not in self._blocks:
-                self._blocks[sizes] = _upload(_block_map(sizes))
-            host, here = _upload(torch.tensor(rows, dtype=torch.int64))
-            host_blocks, blocks = self._blocks[sizes]
-            # addresses that are multiples of 16 bytes may be accessed as wide
-            align = 16 if all(address % 16 == 0 for row in rows for address in row[:-1]) else 4
-            table = self._tables[key] = Table(here, blocks, len(rows), align, (host, host_blocks))
-            if device().type == "cuda" and torch.cuda.is_current_stream_capturing():
-                self._captured.append(table)
+            table = self._tables[key] = self._make(key, _host(shape, torch.int64))
+        if shape not in self._spare:
+            self._spare[shape] = _host(shape, torch.int64)
         self._tables.move_to_end(key)
         while len(self._tables) > KEPT:
             self._tables.popitem(last=False)
         return table
 
+    def _make(self, rows: tuple[tuple[int, ...], ...], host: Buffer) -> Table:
+        sizes = tuple(row[-1] for row in rows)
+        if sizes not in self._blocks:
+            pairs = [(i, chunk) for i, n in enumerate(sizes) for chunk in range(cdiv(n, BLOCK))]
+            self._blocks[sizes] = _upload(pairs, _host((len(pairs), 2), torch.int32))
+        # addresses that are multiples of 16 bytes may be accessed as wide
+        align = 16 if all(address % 16 == 0 for row in rows for address in row[:-1]) else 4
+        host, addresses = _upload(rows, host)
+        host_blocks, blocks = self._blocks[sizes]
+        return Table(addresses, blocks, len(rows), align, (host, host_blocks))
 
-def _block_map(sizes: tuple[int, ...]) -> Buffer:
-    pairs = [number for i, n in enumerate(sizes) for chunk in range(cdiv(n, BLOCK)) for number in (i, chunk)]
-    return torch.tensor(pairs, dtype=torch.int32).view(-1, 2)
+
+def _host(shape: tuple[int, int], dtype: torch.dtype) -> Buffer:
+    """Host memory that the device can copy from by itself."""
+    return torch.empty(shape, dtype=dtype, pin_memory=device().type == "cuda")
 
 
-def _upload(host: Buffer) -> tuple[Buffer, Buffer]:
-    """The host's numbers (in memory the device can copy from by itself) and their copy on the device."""
-    if device().type == "cuda":
-        pinned = torch.empty(host.shape, dtype=host.dtype, pin_memory=True)
-        host = pinned.copy_(host)
+def _upload(numbers: Sequence[tuple[int, ...]], host: Buffer) -> tuple[Buffer, Buffer]:
+    host.copy_(torch.tensor(numbers, dtype=host.dtype).view(host.shape))
     return host, empty(tuple(host.shape), host.dtype).copy_(host, non_blocking=True)
 
 

@@ -128,6 +128,7 @@ MISTAKES = {
     "no-number": (("train", "--epochs", "many"), "--epochs"),
     "bad-choice": (("train", "--model", "vgg"), "model must be one of unet, poster, got 'vgg'"),
     "bad-size": (("train", "--size", "0"), "size must be at least 1"),
+    "too-small": (("train", "--model", "unet", "--size", "8"), "size must be at least 16 for this network, got 8"),
     "no-data": (("train", "--data", "nowhere"), "nowhere"),
     "bad-val": (("train", *QUICK, "--val", "every:1"), "every:1"),
     "no-model": (("predict", "none.h5", "x.png"), "none.h5"),
@@ -151,6 +152,7 @@ def test_mistakes(
     capsys.readouterr()
     assert run(*(trained / "best.h5" if argument == "MODEL" else argument for argument in arguments)) == 2
     assert says in one_line(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["README"]  # no half-made run folder
 
 
 def test_a_process_of_its_own(tmp_path: Path) -> None:

@@ -59,7 +59,9 @@ def test_evaluate_and_predict(run, tmp_path):
     assert foreign(lambda: train.predict(done.folder / "best.h5", picture, tmp_path / "out")) == []
 
 
-@pytest.mark.parametrize("model", [tn.models.UNet(3, 2, base_channels=16), tn.models.PosterUNet(3, 2)], ids=["unet", "poster"])
+@pytest.mark.parametrize(
+    "model", [tn.models.UNet(3, 2, base_channels=16), tn.models.PosterUNet(3, 2)], ids=["unet", "poster"]
+)
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_a_step(model, precision):
     optimizer = tn.optim.Adam(model.parameters())

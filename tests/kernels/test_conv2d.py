@@ -10,9 +10,9 @@ from tritonnet.kernels.conv2d import (
     conv2d_fwd,
     conv2d_wgrad,
     output_size,
-    pixel_tile,
     transposed_size,
 )
+from tritonnet.kernels.conv2d_tiles import pixel_tile
 from tritonnet.kernels.runtime import Refused
 
 # name: N, H, W, C, K, R, S, stride, pad, dilation

@@ -157,6 +157,34 @@ def test_tables_are_made_once_for_the_same_addresses() -> None:
     assert table.blocks.shape == (sum(-(-p.numel() // tensor_table.BLOCK) for p in params), 2)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", ["sgd-momentum", "adamw"])
+def test_captured_step_is_the_eager_one(case: str) -> None:
+    name, settings = OPTIMIZERS[case]
+    params, twins = parameters(SHAPES[:4]), parameters(SHAPES[:4])
+    ours, plain = (getattr(optim, name)(p, **settings) for p in (params, twins))
+    for optimizer, leaves in ((ours, params), (plain, twins)):
+        give(leaves, [], 0)
+        optimizer.step()
+    give(params, [], 1)
+    gradients = [p.grad.data for p in params]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        ours.step()
+    for step in range(2, 6):
+        for i, (p, gradient) in enumerate(zip(params, gradients, strict=True)):
+            gradient.copy_(
+                nhwc(numbers(p.shape, 100 * step + i)) if len(p.shape) == 4 else numbers(p.shape, 100 * step + i)
+            )
+        give(twins, [], step)
+        for optimizer in (ours, plain):
+            optimizer.param_groups[0]["lr"] = 0.1 / step
+        ours.publish()
+        graph.replay()
+        plain.step()
+        assert all(torch.equal(p.data, twin.data) for p, twin in zip(params, twins, strict=True))
+
+
 def test_zero_grad() -> None:
     params = parameters(SHAPES[:2])
     optimizer = optim.SGD(params)

@@ -33,7 +33,7 @@ class RunFolder:
 
     Args:
         path: the folder; empty: the next free of runs/001, runs/002, ...
-        fresh: make it; otherwise it must be there.
+        fresh: for a new run, which `make`s it; otherwise it must be there.
         replacing: take the place of an earlier run in it.
 
     Raises:
@@ -53,13 +53,17 @@ class RunFolder:
             if not self.last.is_file():
                 raise DataError(f"{self.path}: must be a run folder with last.h5 to go on from; found none")
             return
-        if replacing and self.config.is_file():
-            for file in (self.metrics, self.curves, self.best, self.last, *self.samples.glob("*.png")):
-                file.unlink(missing_ok=True)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        self.replaced = replacing and self.config.is_file()
+        if self.path.exists() and not self.replaced and (not self.path.is_dir() or any(self.path.iterdir())):
             raise DataError(
                 f"{self.path}: must be a new or empty folder; choose another --out, or go on with --resume {self.path}"
             )
+
+    def make(self) -> None:
+        """Make the folder, without what an earlier run left in it."""
+        if self.replaced:
+            for file in (self.metrics, self.curves, self.best, self.last, *self.samples.glob("*.png")):
+                file.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
 
     def write_metrics(self, history: Sequence[Row]) -> None:

@@ -25,8 +25,8 @@ class Objective:
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of (N, C, H, W) logits, a scalar."""
         if self.sigmoid:
-            return F.binary_cross_entropy_with_logits(logits, labels, ignore_index=IGNORE)  # type: ignore[no-any-return]
-        return F.cross_entropy(logits, labels, ignore_index=IGNORE)  # type: ignore[no-any-return]
+            return F.binary_cross_entropy_with_logits(logits, labels, ignore_index=IGNORE)
+        return F.cross_entropy(logits, labels, ignore_index=IGNORE)
 
     def matrix(self) -> Tensor:
         """An empty confusion matrix: int64, (classes, classes)."""

@@ -56,8 +56,8 @@ def predict_classes(
 def _argmax(logits: Tensor) -> np.ndarray:
     if logits.shape[1] == 1:  # a sigmoid's logit z is a softmax's (0, z)
         logits = F.cat((Tensor(runtime.zeros(tuple(logits.data.shape), logits.dtype)), logits), dim=1)
-    classes: np.ndarray = Tensor(argmax_fwd(logits.data, dtype=torch.uint8)).numpy()
-    return classes[0]
+    classes: np.ndarray = Tensor(argmax_fwd(logits.data, dtype=torch.uint8)).numpy()[0]
+    return classes
 
 
 def predict(

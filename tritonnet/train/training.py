@@ -224,8 +224,11 @@ def build(config: Config, dataset: Dataset) -> models.Segmenter:
     """The network of a configuration, for the channels and classes of the data.
 
     Raises:
-        Refused: a sigmoid head for more than two classes.
+        Refused: a sigmoid head for more than two classes, or images too small for the network.
     """
+    least = 4 if config.model == "poster" else 2**config.depth
+    if config.size < least:
+        runtime.refuse("train", f"size must be at least {least} for this network, got {config.size}")
     outputs = dataset.num_classes
     if config.head == "sigmoid":
         if outputs != 2:
@@ -276,6 +279,7 @@ def train(config: Config, listener: Listener | None = None, *, replacing: bool =
     folder = RunFolder(config.out, fresh=True, replacing=replacing)
     data = str(Path(config.data).resolve()) if config.data else ""
     training = Training(replace(config, out=str(folder.path), data=data), folder, listener or Listener())
+    folder.make()
     training.config.save(folder.config)
     return training.run()
 

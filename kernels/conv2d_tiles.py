@@ -1,0 +1,200 @@
+"""How a convolution is cut into programs: its sizes, its tile, and the rule that picks one.
+
+A tile comes from the architecture's table (`tile_table`), which a sweep made (bench/sweep_conv2d.py), else from the rules
+below, whose numbers come from the same sweeps: a problem near a swept one runs within a few per cent of its best.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from tritonnet.kernels import tile_table
+from tritonnet.kernels.runtime import INTERPRET, arch, cdiv, multiprocessors, next_power_of_2, pitch
+
+__all__ = ["Geometry", "Tile", "flattens", "kernel_form", "pick_tile", "pixel_tile", "split_count"]
+
+LARGEST_BLOCK = 2**19  # elements of one block on the interpreter, which is fastest with few large programs
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How one pass is cut into programs.
+
+    block_m x block_n is the output tile of the GEMM and block_k its step. For the forward and the input gradient m counts
+    pixels and n output channels; for the weight gradient m counts channels of dy, n channels of x, and k pixels.
+    """
+
+    form: str  # "gather", "tensormap" or "patch"
+    block_m: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+    splits: int = 1  # weight gradient: programs that share one tile of dw
+    rows: int = (
+        1  # tensormap: the pixel tile is images x rows x (pixels / images / rows); patch: rows x (pixels / rows)
+    )
+    images: int = 1
+    taps: int = 1  # tensormap weight gradient: taps a program, 1 or the S = 3 of a row
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes of one convolution; `pad` is what lies above and to the left, P and Q say the rest."""
+
+    N: int
+    H: int
+    W: int
+    C: int
+    P: int
+    Q: int
+    K: int
+    R: int
+    S: int
+    stride: tuple[int, int]
+    pad: tuple[int, int]
+    dilation: tuple[int, int]
+
+    @property
+    def key(self) -> str:
+        """The name of this problem in a tile table."""
+        window = f"{self.R}x{self.S}s{self.stride[0]}d{self.dilation[0]}"
+        return f"{self.C}-{self.K} {window} {self.N}x{self.P}x{self.Q}"
+
+
+@functools.cache
+def pick_tile(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
+    """The tile for pass `name`: from the architecture's table if the problem is in it, else by rule.
+
+    The rule's numbers come from the sweep in bench/sweep_conv2d.py. Cached: it runs before every launch.
+    """
+    found = tile_table.lookup(arch, name, f"{g.key} {str(dtype).removeprefix('torch.')}")
+    if found is not None:
+        tile = Tile(**found)
+        if tile.form in (form, "gather"):
+            return tile
+    if name == "conv2d_wgrad":
+        return _pick_wgrad(g, dtype, form, arch)
+    pixels = g.N * (g.P * g.Q if name == "conv2d_fwd" else g.H * g.W)
+    depth, width = (g.C, g.K) if name == "conv2d_fwd" else (g.K, g.C)
+    wide = dtype != torch.float32
+    if INTERPRET:
+        block_k, block_n = min(max(next_power_of_2(depth), 16), 64), min(max(next_power_of_2(width), 16), 256)
+        most = LARGEST_BLOCK // max(block_k, block_n)
+        return Tile("gather", min(max(next_power_of_2(pixels), 16), most), block_n, block_k, 4, 1)
+    step = 64 if wide else 32  # channels a step of a tensor-map kernel: 128 bytes
+    while depth % step:
+        step //= 2
+    if form == "patch":
+        rows, columns = patch_box(g, 128)
+        return Tile("patch", rows * columns, 128 if width > 64 else 64, step, 4, 3, rows=rows)
+    if form == "tensormap":
+        narrow = width <= 64
+        side = (g.P, g.Q) if name == "conv2d_fwd" else (g.H, g.W)
+        images, rows, columns = pixel_tile(g.N, *side, 256 if narrow and wide else 128)
+        return Tile(
+            "tensormap",
+            images * rows * columns,
+            64 if narrow else 128,
+            step,
+            4,
+            2 if narrow else 3,
+            rows=rows,
+            images=images,
+        )
+    aligned = (
+        depth % 8 == 0 and width % 8 == 0
+    )  # else every element has an address of its own, and those take registers
+    flat = name == "conv2d_fwd" and flattens(g.C)
+    block_n = min(max(next_power_of_2(width), 16), 128 if wide else 64)
+    block_k = 32 if flat else 16 if depth < 32 or not aligned else 64 if depth >= 64 and wide else 32
+    block_m = 128 if flat or (aligned and (wide or block_n <= 32)) else 64
+    heavy = block_n >= 128 or (
+        name == "conv2d_dgrad" and (block_m * max(block_n, block_k) >= 8192 or min(depth, width) < 16)
+    )
+    return Tile("gather", block_m, block_n, block_k, 8 if heavy else 4, 3 if wide else 2)
+
+
+def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
+    pixels = g.N * g.P * g.Q
+    if INTERPRET:
+        columns = g.R * g.S * g.C if flattens(g.C) else g.C
+        block_m, block_n = (min(max(next_power_of_2(size), 16), 256) for size in (g.K, columns))
+        most = LARGEST_BLOCK // max(block_m, block_n)
+        return Tile("gather", block_m, block_n, min(max(next_power_of_2(pixels), 16), most), 4, 1)
+    wide = dtype != torch.float32
+    if form == "patch":
+        rows, columns = patch_box(g, 64 if wide else 32)
+        block_m, block_n = (128 if g.K > 64 else 64), (128 if g.C % 128 == 0 else 64)
+        programs = cdiv(g.K, block_m) * cdiv(g.C, block_n) * g.R * g.S
+        splits = split_count(programs, cdiv(g.N * g.P, rows) * cdiv(g.Q, columns), 2)
+        return Tile(
+            "patch", block_m, block_n, rows * columns, 8 if arch == "sm_100" else 4, 2, splits=splits, rows=rows
+        )
+    if form == "tensormap":
+        row = wide and g.S == 3 and max(g.C, g.K) <= 256  # small tiles: three taps share one tile of dy
+        step, stages = (64, 3) if wide and max(g.C, g.K) <= 64 else (32, 4) if row else (64, 2) if wide else (32, 2)
+        images, rows, columns = pixel_tile(g.N, g.P, g.Q, step, wide=True)
+        block_m, block_n = (128 if g.K > 64 else 64), (64 if row or g.C % 128 else 128)
+        taps = 3 if row else 1
+        programs = cdiv(g.K, block_m) * cdiv(g.C, block_n) * g.R * g.S // taps
+        steps = cdiv(g.N, images) * cdiv(g.P, rows) * cdiv(g.Q, columns)
+        warps = 8 if arch == "sm_100" and block_m * block_n >= 16384 else 4
+        return Tile(
+            "tensormap", block_m, block_n, step, warps, stages, split_count(programs, steps, 2), rows, images, taps
+        )
+    columns = g.R * g.S * g.C if flattens(g.C) else g.C
+    block_m = min(max(next_power_of_2(g.K), 16), 128 if wide else 64)
+    block_n = min(max(next_power_of_2(columns), 16), 128 if wide else 64)
+    block_k = 64 if wide else 32
+    programs = cdiv(g.K, block_m) * cdiv(columns, block_n) * (1 if flattens(g.C) else g.R * g.S)
+    splits = split_count(programs, cdiv(pixels, block_k), 4)
+    return Tile(
+        "gather", block_m, block_n, block_k, 8 if block_m * block_n >= 16384 else 4, 3 if wide else 2, splits=splits
+    )
+
+
+def split_count(programs: int, steps: int, waves: int) -> int:
+    """How many programs share one tile of dw: enough for `waves` programs a multiprocessor, at least 8 steps each."""
+    return max(1, min(cdiv(waves * multiprocessors(), programs), steps // 8))
+
+
+def flattens(channels: int) -> bool:
+    """Whether taps and channels are one GEMM axis: with so few channels a tap alone would fill too little of a step."""
+    return channels < 8 if INTERPRET else channels < 16
+
+
+def pixel_tile(n: int, height: int, width: int, pixels: int, wide: bool = False) -> tuple[int, int, int]:
+    """Images, rows and columns (powers of two, product `pixels`) that waste least; then the squarest, or the widest."""
+    best: tuple[float, int, tuple[int, int, int]] | None = None
+    columns = 1
+    while columns <= pixels:
+        for rows in (1 << i for i in range((pixels // columns).bit_length())):
+            images = pixels // columns // rows
+            covered = cdiv(n, images) * images * cdiv(height, rows) * rows * cdiv(width, columns) * columns
+            rank = (covered, images * 1000 + (-columns if wide else abs(columns - 2 * rows)), (images, rows, columns))
+            best = rank if best is None else min(best, rank)
+        columns *= 2
+    assert best is not None
+    return best[2]
+
+
+def patch_box(g: Geometry, pixels: int) -> tuple[int, int]:
+    """Rows and columns of a patch kernel's pixel tile: as wide as the image, since its rows of all images are one axis."""
+    columns = min(next_power_of_2(g.Q), pixels)
+    return pixels // columns, columns
+
+
+def kernel_form(g: Geometry, buffers: tuple[torch.Tensor, ...], tf32: bool) -> str:
+    """Which kernels take this problem best. Tensor maps want rows of 16 bytes and channels in multiples of 16."""
+    hopper = arch().startswith("sm_") and int(arch()[3:]) >= 90
+    fits = g.C % 16 == 0 and g.K % 16 == 0 and all(
+        (b.dtype != torch.float32 or tf32) and b.data_ptr() % 16 == 0 and pitch(b) * b.element_size() % 16 == 0 for b in buffers
+    )  # fmt: skip
+    if not hopper or not fits or g.N == 0:
+        return "gather"
+    if g.stride == (1, 1):
+        return "tensormap"
+    whole = (g.H, g.W) == (g.P * g.R, g.Q * g.S) and g.pad == (0, 0) and g.dilation == (1, 1)
+    return "patch" if whole and g.stride == (g.R, g.S) else "gather"
