@@ -31,7 +31,7 @@ from tritonnet.kernels.batch_norm_stats import (
     check_vectors,
     pick_tile,
 )
-from tritonnet.kernels.runtime import cdiv, empty, launch, next_power_of_2, pitch, refuse
+from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, launch, next_power_of_2, pitch, refuse
 
 __all__ = [
     "Running", "batch_norm_bwd", "batch_norm_fwd", "batch_norm_merge", "batch_norm_stats", "coefficients", "feedback",
@@ -190,10 +190,11 @@ def merge_sums(tile_dw: torch.Tensor, tile_db: torch.Tensor) -> tuple[torch.Tens
     """Add up partial sums, two buffers of float32 (tiles, C), over the tiles; return dw and db, float32 (C,)."""
     tiles, C = tile_dw.shape
     dw, db = (empty((C,), torch.float32) for _ in range(2))
+    block_c = next_power_of_2(C) if INTERPRET else 8
     launch(
-        _batch_norm_bwd_merge_kernel, (cdiv(C, 8),),
+        _batch_norm_bwd_merge_kernel, (cdiv(C, block_c),),
         tile_dw, tile_db, dw, db, tiles, C,
-        BLOCK_T=min(512, next_power_of_2(max(tiles, 1))), BLOCK_C=8, num_warps=8,
+        BLOCK_T=min(512, next_power_of_2(max(tiles, 1))), BLOCK_C=block_c, num_warps=8,
     )  # fmt: skip
     return dw, db
 

@@ -249,7 +249,7 @@ def batch_norm_merge(
         momentum = float(running.momentum or 0.0)
     out_mean, out_var = (empty((C,), torch.float32) for _ in range(2))
     # An average over all batches reads the count that the first program raises: one program then.
-    block_c = next_power_of_2(C) if cumulative else 8
+    block_c = next_power_of_2(C) if cumulative or INTERPRET else 8
     block_t = max(1, min(4096 // block_c, next_power_of_2(max(tiles, 1))))
     launch(
         _batch_norm_merge_kernel, (cdiv(C, block_c),),

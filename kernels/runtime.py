@@ -43,6 +43,12 @@ def next_power_of_2(n: int) -> int:
 _recorder: Callable[..., None] | None = None  # set while launches are recorded instead of run (see `recording`)
 _recorded_arch: str | None = None
 _properties: dict[str, Any] = {}
+
+if INTERPRET:  # leaving out the checks for overflow of int32 saves a third of the time; a test that wants them sets them
+    from triton.runtime.interpreter import InterpreterOptions, interpreter_builder
+
+    interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)
+
 _CUDA = not INTERPRET and torch.cuda.is_available()  # asked once: every launcher asks for the device
 _DEVICES = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if _CUDA else []
 _CPU, _META = torch.device("cpu"), torch.device("meta")

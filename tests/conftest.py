@@ -13,11 +13,6 @@ import pytest
 import tritonnet as tn
 from tritonnet.kernels import fault, runtime
 
-if runtime.INTERPRET:  # overflow of int32 is checked where a test asks for it; leaving it out saves a third of the time
-    from triton.runtime.interpreter import InterpreterOptions, interpreter_builder
-
-    interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""

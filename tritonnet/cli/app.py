@@ -246,7 +246,7 @@ def demo(
     32 x 32, 100 steps of 8 images, a few minutes.
     """
     if INTERPRET:
-        config = Config.for_machine(out=str(out), seed=seed, lr=3e-3, epochs=4, cells=250)  # 25 steps an epoch
+        config = Config.for_machine(out=str(out), seed=seed, lr=3e-3, epochs=3, cells=250)  # 25 steps an epoch
     else:
         config = Config.for_machine(out=str(out), seed=seed, epochs=100000, max_seconds=60.0)
     run = _run(lambda: train_network(config, listener(), replacing=True))
