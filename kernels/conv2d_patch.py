@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from tritonnet.kernels.conv2d_tensormap import turned_weights
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile
 from tritonnet.kernels.runtime import INTERPRET, cdiv, launch, pitch
 
@@ -28,6 +29,7 @@ def _conv2d_patch_kernel(
     in_map, w_map, b_ptr, out_map,
     Q, C, K,  # big has C channels, small has K and rows of Q pixels
     R: tl.constexpr, S: tl.constexpr,
+    TURN: tl.constexpr,  # weights lie (K, R*S*C), to be transposed on the way, rather than (C, R*S*K); SPREAD only
     SPREAD: tl.constexpr,  # from small to big (input gradient) rather than from big to small (forward)
     HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -52,7 +54,10 @@ def _conv2d_patch_kernel(
         i0 = step % steps * BLOCK_K
         if SPREAD:
             x = in_map.load([row0, q0, i0])
-            f = tl.trans(w_map.load([i0, tap_out * C + o0]))
+            if TURN:
+                f = tl.trans(w_map.load([i0, tap_out * C + o0]))
+            else:
+                f = w_map.load([o0, tap_out * K + i0])
         else:
             x = in_map.load([row0, tap // S, q0, tap % S, i0])
             f = w_map.load([o0, tap * C + i0])
@@ -121,13 +126,15 @@ def _run(
     g: Geometry,
     t: Tile,
     spread: bool,
+    turn: bool,
 ) -> None:
     columns = t.block_m // t.rows
     boxes = cdiv(g.N * g.P, t.rows) * cdiv(g.Q, columns)
     outputs = g.R * g.S * cdiv(g.C, t.block_n) if spread else cdiv(g.K, t.block_n)
     launch(
-        _conv2d_patch_kernel, (boxes * outputs,), source, w_map, bias, target, g.Q, g.C, g.K, R=g.R, S=g.S, SPREAD=spread,
-        HAS_BIAS=bias is not None, UPCAST=INTERPRET and source.base.dtype != torch.float32, ROWS=t.rows, COLUMNS=columns,
+        _conv2d_patch_kernel, (boxes * outputs,), source, w_map, bias, target, g.Q, g.C, g.K, R=g.R, S=g.S,
+        TURN=turn, SPREAD=spread, HAS_BIAS=bias is not None, UPCAST=INTERPRET and source.base.dtype != torch.float32,
+        ROWS=t.rows, COLUMNS=columns,
         BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
 
@@ -136,14 +143,14 @@ def fwd(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, y: torch.Te
     """Write the convolution to y. See `conv2d_fwd`."""
     columns = t.block_m // t.rows
     w_map = TensorDescriptor(w, [g.K, g.R * g.S * g.C], [g.R * g.S * g.C, 1], [t.block_n, t.block_k])
-    _run(_big(x, g, t.rows, columns, t.block_k), w_map, bias, _small(y, t.rows, columns, t.block_n), g, t, False)
+    _run(_big(x, g, t.rows, columns, t.block_k), w_map, bias, _small(y, t.rows, columns, t.block_n), g, t, False, False)
 
 
 def dgrad(dy: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, dx: torch.Tensor, g: Geometry, t: Tile) -> None:
     """Write the input gradient to dx. See `conv2d_dgrad`."""
     columns = t.block_m // t.rows
-    w_map = TensorDescriptor(w, [g.K, g.R * g.S * g.C], [g.R * g.S * g.C, 1], [t.block_k, t.block_n])
-    _run(_small(dy, t.rows, columns, t.block_k), w_map, bias, _big(dx, g, t.rows, columns, t.block_n), g, t, True)
+    w_map, turn = turned_weights(w, g, t)
+    _run(_small(dy, t.rows, columns, t.block_k), w_map, bias, _big(dx, g, t.rows, columns, t.block_n), g, t, True, turn)
 
 
 def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry, t: Tile) -> None:

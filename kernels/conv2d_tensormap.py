@@ -22,9 +22,10 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile
+from tritonnet.kernels.convert import copy
 from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, launch, pitch
 
-__all__ = ["dgrad", "fwd", "wgrad"]
+__all__ = ["dgrad", "fwd", "turned_weights", "wgrad"]
 
 
 @triton.jit
@@ -33,7 +34,8 @@ def _conv2d_box_kernel(
     N, P, Q, C, K,  # C channels of x are summed over, K come out; P x Q pixels of y
     R: tl.constexpr, S: tl.constexpr, SHIFT_H: tl.constexpr, SHIFT_W: tl.constexpr,  # from y's pixel to x's, tap 0
     DIL_H: tl.constexpr, DIL_W: tl.constexpr,
-    MIRROR: tl.constexpr,  # input gradient: weights (C, R*S*K) and taps that run backward
+    MIRROR: tl.constexpr,  # input gradient: taps run backward
+    TURN: tl.constexpr,  # weights lie (C, R*S*K), to be transposed on the way, rather than (K, R*S*C)
     HAS_BIAS: tl.constexpr, STATISTICS: tl.constexpr, UPCAST: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -50,9 +52,11 @@ def _conv2d_box_kernel(
         dh, dw = (tap // S) * DIL_H, (tap % S) * DIL_W
         if MIRROR:
             x = x_map.load([n0, p0 + SHIFT_H - dh, q0 + SHIFT_W - dw, c0])
-            f = tl.trans(w_map.load([c0, tap * K + k0]))
         else:
             x = x_map.load([n0, p0 + SHIFT_H + dh, q0 + SHIFT_W + dw, c0])
+        if TURN:
+            f = tl.trans(w_map.load([c0, tap * K + k0]))
+        else:
             f = w_map.load([k0, tap * C + c0])
         x = tl.reshape(x, (BLOCK_M, BLOCK_K))
         if UPCAST:  # the interpreter multiplies the raw bits of 16-bit floats
@@ -149,7 +153,7 @@ class _Box:
 
 def _run(
     x: torch.Tensor, w_map: TensorDescriptor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile,
-    shift: tuple[int, int], mirror: bool, statistics: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
+    shift: tuple[int, int], mirror: bool, turn: bool, statistics: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
 ) -> None:  # fmt: skip
     box = _Box.of(t, t.block_m)
     n, p, q, k = y.shape
@@ -158,10 +162,21 @@ def _run(
     launch(
         _conv2d_box_kernel, (box.count(n, p, q) * cdiv(k, t.block_n),),
         _map(x, [*side, t.block_k]), w_map, bias, _map(y, [*side, t.block_n]), count, mean, m2, n, p, q, x.shape[3], k,
-        R=g.R, S=g.S, SHIFT_H=shift[0], SHIFT_W=shift[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1], MIRROR=mirror,
+        R=g.R, S=g.S, SHIFT_H=shift[0], SHIFT_W=shift[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1], MIRROR=mirror, TURN=turn,
         HAS_BIAS=bias is not None, STATISTICS=statistics is not None, UPCAST=INTERPRET and x.dtype != torch.float32,
         **box.constants(), BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
+
+
+def turned_weights(w: torch.Tensor, g: Geometry, t: Tile) -> tuple[TensorDescriptor, bool]:
+    """The weights for an input gradient, and whether the kernel has to transpose them on the way.
+
+    The matrix unit transposes 16-bit operands for nothing, but not tf32 ones: those weights are copied to (C, R, S, K).
+    """
+    if w.dtype != torch.float32:
+        return TensorDescriptor(w, [g.K, g.R * g.S * g.C], [g.R * g.S * g.C, 1], [t.block_k, t.block_n]), True
+    turned = copy(w.permute(3, 1, 2, 0), empty((g.C, g.R, g.S, g.K), w.dtype))
+    return TensorDescriptor(turned, [g.C, g.R * g.S * g.K], [g.R * g.S * g.K, 1], [t.block_n, t.block_k]), False
 
 
 def fwd(
@@ -173,14 +188,14 @@ def fwd(
     if statistics:
         boxes = _Box.of(t, t.block_m).count(g.N, g.P, g.Q)
         moments = empty((boxes,), torch.float32), empty((boxes, g.K), torch.float32), empty((boxes, g.K), torch.float32)
-    _run(x, w_map, bias, y, g, t, (-g.pad[0], -g.pad[1]), False, moments)
+    _run(x, w_map, bias, y, g, t, (-g.pad[0], -g.pad[1]), False, False, moments)
     return y, moments
 
 
 def dgrad(dy: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, dx: torch.Tensor, g: Geometry, t: Tile) -> None:
     """Write the input gradient to dx. See `conv2d_dgrad`."""
-    w_map = TensorDescriptor(w, [g.K, g.R * g.S * g.C], [g.R * g.S * g.C, 1], [t.block_k, t.block_n])
-    _run(dy, w_map, bias, dx, g, t, g.pad, True, None)
+    w_map, turn = turned_weights(w, g, t)
+    _run(dy, w_map, bias, dx, g, t, g.pad, True, turn, None)
 
 
 def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry, t: Tile) -> None:

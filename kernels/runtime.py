@@ -44,7 +44,9 @@ _recorder: Callable[..., None] | None = None  # set while launches are recorded 
 _recorded_arch: str | None = None
 _properties: dict[str, Any] = {}
 
-if INTERPRET:  # leaving out the checks for overflow of int32 saves a third of the time; a test that wants them sets them
+if (
+    INTERPRET
+):  # leaving out the checks for overflow of int32 saves a third of the time; a test that wants them sets them
     from triton.runtime.interpreter import InterpreterOptions, interpreter_builder
 
     interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)

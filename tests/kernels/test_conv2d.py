@@ -84,12 +84,14 @@ def test_pitch(name):
 
 
 @pytest.mark.skipif(not GPU, reason="the interpreter multiplies in float32 whatever is asked")
-@pytest.mark.parametrize("name", ["3x3", "rgb", "stride-2", "2x2-stride-2"])
+@pytest.mark.parametrize(
+    "name", ["3x3", "rgb", "stride-2", "2x2-stride-2", "whole-boxes", "ragged", "dilated", "whole-patches"]
+)
 def test_tf32(name):
-    check(CASES[name], torch.float32, None, tf32=True, rtol=2e-3)  # operands keep 11 bits
+    check({**CASES, **BOXES, **PATCHES}[name], torch.float32, None, tf32=True, rtol=2e-3)  # operands keep 11 bits
 
 
-# The tensor-map kernels, by explicit tile: on the interpreter in float32, on a GPU in 16 bits.
+# The tensor-map kernels, by explicit tile: on the interpreter in float32 too, which a GPU rounds to tf32.
 BOXES = {
     "whole-boxes": (2, 8, 16, 16, 32, 3, 3, (1, 1), (1, 1), (1, 1)),
     "ragged": (3, 7, 9, 32, 16, 3, 3, (1, 1), (1, 1), (1, 1)),
@@ -98,7 +100,12 @@ BOXES = {
     "1x1": (1, 9, 5, 16, 16, 1, 1, (1, 1), (0, 0), (1, 1)),
     "5x3": (1, 9, 8, 16, 16, 5, 3, (1, 1), (2, 1), (1, 1)),
 }
-HALVES = [torch.bfloat16, torch.float16] if GPU else [torch.float32]
+PATCHES = {
+    "whole-patches": (2, 8, 16, 32, 16, 2, 2, (2, 2), (0, 0), (1, 1)),
+    "ragged-patches": (3, 10, 14, 16, 48, 2, 2, (2, 2), (0, 0), (1, 1)),
+    "2x4-patches": (1, 6, 32, 16, 16, 2, 4, (2, 4), (0, 0), (1, 1)),
+}
+HALVES = [torch.bfloat16, torch.float16] if GPU else [torch.float32, torch.float16]
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -123,15 +130,7 @@ def test_tensormap_three_taps(name, dtype):
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("rows", [1, 2, 8])
-@pytest.mark.parametrize(
-    "case",
-    [
-        (2, 8, 16, 32, 16, 2, 2, (2, 2), (0, 0), (1, 1)),
-        (3, 10, 14, 16, 48, 2, 2, (2, 2), (0, 0), (1, 1)),
-        (1, 6, 32, 16, 16, 2, 4, (2, 4), (0, 0), (1, 1)),
-    ],
-    ids=["whole-boxes", "ragged", "2x4"],
-)
+@pytest.mark.parametrize("case", PATCHES.values(), ids=PATCHES)
 def test_patch(case, rows, dtype):
     tile = Tile("patch", 64, 64, 16, 4, 2, rows=rows)
     check(case, dtype, tile, Tile("patch", 64, 16, 32, 4, 2, splits=2, rows=rows), wrap=lambda t: pitched(t, 16))
