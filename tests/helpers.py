@@ -12,6 +12,9 @@ GPU = DEVICE.type == "cuda"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16] if GPU else [torch.float32]
 EPS = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}  # half a unit in the last place
 
+# what rounding adds to numbers near 0: half the smallest float16; nothing to speak of in the others
+TINY = {torch.float32: 1e-12, torch.bfloat16: 1e-12, torch.float16: 2.0**-25}
+
 
 def randn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
     """Normal numbers on the process's device, the same for the same seed."""
@@ -63,9 +66,10 @@ def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor, rtol: float, atol: float = 0.0, what: str = "") -> None:
-    """The whole differs by at most `rtol` in norm, and no element by more than 20 rtol of the largest (plus `atol`)."""
-    relative = error(actual, expected)
-    assert relative <= rtol + atol, f"{what}: relative error {relative:.3g}, allowed {rtol:.3g}"  # NaN fails too
+    """The whole differs by at most `rtol` in norm, and no element by more than 20 rtol of the largest; `atol` is an element's."""
+    relative, size = error(actual, expected), float(to64(expected).norm()) or 1.0
+    allowed = rtol + atol * expected.numel() ** 0.5 / size
+    assert relative <= allowed, f"{what}: relative error {relative:.3g}, allowed {allowed:.3g}"  # NaN fails too
     if expected.numel():
         worst = float((to64(actual) - to64(expected)).abs().max())
         bound = 20 * rtol * float(to64(expected).abs().max()) + atol

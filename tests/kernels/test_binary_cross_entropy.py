@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import DEVICE, DTYPES, EPS, assert_close, check_gradients, nhwc, pitched, randn, to64
+from helpers import DEVICE, DTYPES, EPS, TINY, assert_close, check_gradients, nhwc, pitched, randn, to64
 from torch.nn import functional as torch_f
 
 import tritonnet as tn
@@ -53,7 +53,7 @@ def test_matches_float64(case: str, reduction: str, dtype: torch.dtype) -> None:
     loss.backward(make(dy))
     expected.backward(to64(dy))
     assert ours.grad.dtype == dtype
-    assert_close(ours.grad.torch(), x64.grad, 1e-6 + 2 * EPS[dtype], 1e-12, "dx")
+    assert_close(ours.grad.torch(), x64.grad, 1e-6 + 2 * EPS[dtype], TINY[dtype], "dx")
     assert int(fault.flag()) == 0
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import DEVICE, DTYPES, EPS, assert_close, check_gradients, gap_untouched, nhwc, pitched, randn, to64
+from helpers import DEVICE, DTYPES, EPS, TINY, assert_close, check_gradients, gap_untouched, nhwc, pitched, randn, to64
 from torch.nn import functional as torch_f
 
 import tritonnet as tn
@@ -48,7 +48,7 @@ def compare(loss: tn.Tensor, expected: torch.Tensor, x: tn.Tensor, x64: torch.Te
     assert x.grad is not None
     assert x.grad.dtype == x.dtype
     # rounded before and after the upstream gradient is multiplied in
-    assert_close(x.grad.torch(), x64.grad, 1e-6 + 2 * EPS[x.dtype], 1e-12, "dx")
+    assert_close(x.grad.torch(), x64.grad, 1e-6 + 2 * EPS[x.dtype], TINY[x.dtype], "dx")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -29,7 +29,7 @@ def kernel_times(call: Callable[[], object]) -> list[KernelTime]:
         One entry a kernel name; empty on the interpreter.
     """
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as recorded:
         call()
         torch.cuda.synchronize()
     found: dict[str, tuple[int, float]] = {}

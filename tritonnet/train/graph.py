@@ -25,7 +25,7 @@ class CapturedStep:
 
     Args:
         step: one update; returns the loss, detached.
-        publish: run before each replay, to write changed hyper-parameters to the device (`Optimizer.publish`).
+        publish: run before each step, to write changed hyper-parameters to the device (`Optimizer.publish`).
     """
 
     def __init__(self, step: Step, publish: Callable[[], None]) -> None:
@@ -38,6 +38,7 @@ class CapturedStep:
         """One update from a batch on the device; the loss is overwritten by the next call of the same shape."""
         key = (tuple(images.shape), images.dtype, tuple(masks.shape))
         self.calls[key] = self.calls.get(key, 0) + 1
+        self.publish()  # not inside the recording, which would write this step's learning rate at every replay
         if runtime.device().type != "cuda" or self.calls[key] <= EAGER:
             return self.step(images, masks)
         if key not in self.recorded:
@@ -45,7 +46,6 @@ class CapturedStep:
         graph, own_images, own_masks, loss = self.recorded[key]
         own_images.copy_(images)
         own_masks.copy_(masks)
-        self.publish()
         graph.replay()
         return loss
 
