@@ -22,7 +22,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile
-from tritonnet.kernels.convert import copy, nhwc_to_nchw
+from tritonnet.kernels.convert import copy
 from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, launch, pitch
 
 __all__ = ["dgrad", "fwd", "turned_weights", "wgrad"]
@@ -81,27 +81,12 @@ def _conv2d_box_kernel(
 
 
 @triton.jit
-def _shifted(
-    x_map, n, c, h, w, TURNED: tl.constexpr, UPCAST: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr
-):
-    """The box of x at a tap, [pixels, channels]."""
-    if TURNED:
-        x = tl.trans(tl.reshape(x_map.load([n, c, h, w]), (BLOCK_N, BLOCK_K)))
-    else:
-        x = tl.reshape(x_map.load([n, h, w, c]), (BLOCK_K, BLOCK_N))
-    if UPCAST:
-        x = x.to(tl.float32)
-    return x
-
-
-@triton.jit
 def _conv2d_box_wgrad_kernel(
     dy_map, x_map, dw_ptr,  # dw: one (K, R, S, C) partial sum a split
     P, Q, C, K, boxes, boxes_per_split,
     R: tl.constexpr, S: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr, DIL_H: tl.constexpr, DIL_W: tl.constexpr,
     TAPS: tl.constexpr,  # taps a program: 1, or the 3 of a row
     FLAT: tl.constexpr,  # whether the box is one run of pixels, so that dy needs no reshape
-    TURNED: tl.constexpr,  # images lie (N, C, H, W), so that pixels are contiguous in both operands
     UPCAST: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -118,21 +103,21 @@ def _conv2d_box_wgrad_kernel(
     acc2 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for box in range(split * boxes_per_split, tl.minimum((split + 1) * boxes_per_split, boxes)):
         n0, p0, q0 = box // (boxes_h * boxes_w) * IMAGES, box // boxes_w % boxes_h * ROWS, box % boxes_w * COLUMNS
-        if TURNED:
-            dy = tl.reshape(dy_map.load([n0, k0, p0, q0]), (BLOCK_M, BLOCK_K))
-        elif FLAT:
-            dy = tl.trans(dy_map.load([box * BLOCK_K, k0]))
+        if FLAT:
+            dy = dy_map.load([box * BLOCK_K, k0])
         else:
-            dy = tl.trans(tl.reshape(dy_map.load([n0, p0, q0, k0]), (BLOCK_K, BLOCK_M)))
-        if UPCAST:  # the interpreter multiplies the raw bits of 16-bit floats
-            dy = dy.to(tl.float32)
-        x = _shifted(x_map, n0, c0, p0 + dh, q0 + dw, TURNED, UPCAST, BLOCK_K, BLOCK_N)
-        acc = tl.dot(dy, x, acc)
+            dy = tl.reshape(dy_map.load([n0, p0, q0, k0]), (BLOCK_K, BLOCK_M))
+        x = tl.reshape(x_map.load([n0, p0 + dh, q0 + dw, c0]), (BLOCK_K, BLOCK_N))
+        if UPCAST:
+            dy, x = dy.to(tl.float32), x.to(tl.float32)
+        acc = tl.dot(tl.trans(dy), x, acc)
         if TAPS == 3:
-            x = _shifted(x_map, n0, c0, p0 + dh, q0 + dw + DIL_W, TURNED, UPCAST, BLOCK_K, BLOCK_N)
-            acc1 = tl.dot(dy, x, acc1)
-            x = _shifted(x_map, n0, c0, p0 + dh, q0 + dw + 2 * DIL_W, TURNED, UPCAST, BLOCK_K, BLOCK_N)
-            acc2 = tl.dot(dy, x, acc2)
+            x1 = tl.reshape(x_map.load([n0, p0 + dh, q0 + dw + DIL_W, c0]), (BLOCK_K, BLOCK_N))
+            x2 = tl.reshape(x_map.load([n0, p0 + dh, q0 + dw + 2 * DIL_W, c0]), (BLOCK_K, BLOCK_N))
+            if UPCAST:
+                x1, x2 = x1.to(tl.float32), x2.to(tl.float32)
+            acc1 = tl.dot(tl.trans(dy), x1, acc1)
+            acc2 = tl.dot(tl.trans(dy), x2, acc2)
     k, c = k0 + tl.arange(0, BLOCK_M), c0 + tl.arange(0, BLOCK_N)
     live = (k < K)[:, None] & (c < C)[None, :]
     at = (split.to(tl.int64) * K + k)[:, None] * (R * S * C) + (tap * C + c)[None, :]
@@ -222,25 +207,14 @@ def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry,
         box.columns == g.Q or box.images == 1
     )  # fmt: skip
     flat = run and g.N % box.images == 0 and g.P % box.rows == 0 and g.Q % box.columns == 0
-    # The matrix unit wants tf32 operands with contiguous pixels; tensor maps want rows of 16 bytes. The interpreter refuses
-    # boxes that start between 16-byte steps, which the GPU takes.
-    turned = not INTERPRET and x.dtype == torch.float32 and box.images == 1 and g.W % 4 == 0 and g.Q % 4 == 0
-    if turned:
-        dy_map, x_map = (
-            TensorDescriptor(image, list(image.shape), list(image.stride()), [1, block, box.rows, box.columns])
-            for image, block in ((nhwc_to_nchw(dy), t.block_m), (nhwc_to_nchw(x), t.block_n))
-        )
-    else:
-        x_map = _map(x, [*side, t.block_n])
-        dy_map = (
-            TensorDescriptor(dy, [g.N * g.P * g.Q, g.K], [pitch(dy), 1], [t.block_k, t.block_m])
-            if flat
-            else _map(dy, [*side, t.block_m])
-        )
+    dy_map = (
+        TensorDescriptor(dy, [g.N * g.P * g.Q, g.K], [pitch(dy), 1], [t.block_k, t.block_m])
+        if flat else _map(dy, [*side, t.block_m])
+    )  # fmt: skip
     launch(
         _conv2d_box_wgrad_kernel, (cdiv(g.K, t.block_m) * cdiv(g.C, t.block_n) * (g.R * g.S // t.taps), t.splits),
-        dy_map, x_map, partial, g.P, g.Q, g.C, g.K, boxes, cdiv(boxes, t.splits),
-        R=g.R, S=g.S, PAD_H=g.pad[0], PAD_W=g.pad[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1], TAPS=t.taps,
-        FLAT=flat, TURNED=turned, UPCAST=INTERPRET and x.dtype != torch.float32, **box.constants(),
-        BLOCK_M=t.block_m, BLOCK_N=t.block_n, num_warps=t.num_warps, num_stages=t.num_stages,
+        dy_map, _map(x, [*side, t.block_n]), partial, g.P, g.Q, g.C, g.K, boxes, cdiv(boxes, t.splits),
+        R=g.R, S=g.S, PAD_H=g.pad[0], PAD_W=g.pad[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1], TAPS=t.taps, FLAT=flat,
+        UPCAST=INTERPRET and x.dtype != torch.float32, **box.constants(), BLOCK_M=t.block_m, BLOCK_N=t.block_n,
+        num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip

@@ -108,7 +108,9 @@ class Function:
 
         for t in inputs:
             if t is not None and not isinstance(t, Tensor):
-                refuse(cls.name, f"inputs must be tritonnet Tensors, got {type(t).__name__}; tn.tensor(...) makes one")
+                refuse(
+                    cls.name, f"inputs must be tritonnet Tensors, got {type(t)}; tn.from_torch and tn.tensor make them"
+                )
         needs = tuple(_enabled and t is not None and t.requires_grad for t in inputs)
         ctx = Context(needs)
         out = cls.forward(ctx, *(None if t is None else t.data for t in inputs), **constants)

@@ -6,6 +6,8 @@ Methods and operators that compute are ops; `tritonnet.ops` registers them here,
 """
 
 from collections.abc import Callable
+from math import copysign, inf
+from numbers import Real
 from typing import Any
 
 import torch
@@ -34,10 +36,13 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "_index", "_node", "data", "grad", "requires_grad", "version")
+    __array_ufunc__ = None  # numpy's operators leave `array * tensor` to ours
 
     def __init__(
         self, data: Buffer, *, requires_grad: bool = False, node: function.Node | None = None, index: int = 0
     ) -> None:
+        if requires_grad and not data.is_floating_point():
+            refuse("Tensor", f"requires_grad needs a floating-point tensor, got {data.dtype}")
         self.data = data  # the buffer: (N, H, W, C) for rank 4, row-major otherwise
         self.requires_grad = requires_grad or node is not None
         self.grad: Tensor | None = None
@@ -89,14 +94,18 @@ class Tensor:
             raise TypeError("len() of a 0-d tensor")
         return self.shape[0]
 
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return object.__format__(self, spec) if self.shape else format(self.item(), spec)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return self.numpy() if dtype is None else self.numpy().astype(dtype)
+
     def __repr__(self) -> str:
-        extra = (
-            f", grad_fn={self._node.function.name}"
-            if self._node
-            else ", requires_grad=True"
-            if self.requires_grad
-            else ""
-        )
+        extra = f", grad_fn={self._node.function.name}" if self._node else ""
+        extra = extra or (", requires_grad=True" if self.requires_grad else "")
         if self.numel() > 1000:
             return f"tn.Tensor(shape={self.shape}, dtype={str(self.dtype).removeprefix('torch.')}{extra})"
         return f"tn.Tensor({self.numpy()}, dtype={str(self.dtype).removeprefix('torch.')}{extra})"
@@ -145,10 +154,16 @@ class Tensor:
                 )
             seed = fill(runtime.empty(tuple(self.data.shape), self.dtype), 1)
         else:
+            if not isinstance(gradient, Tensor):
+                refuse("backward", f"gradient must be a tritonnet Tensor, got {type(gradient)}")
             if gradient.shape != self.shape:
                 refuse("backward", f"gradient must have shape {self.shape}, got {gradient.shape}")
             seed = gradient.data if gradient.dtype == self.dtype else cast(gradient.data, self.dtype)
         function.backward(self, seed, retain_graph)
+
+    def changed(self) -> None:
+        """Count a change of the values: a backward through what was computed from the old ones is refused."""
+        self.version += 1
 
     def detach(self) -> "Tensor":
         """The same values, without their history."""
@@ -197,16 +212,17 @@ class Tensor:
         """This tensor, if the process's device is that CUDA device."""
         return self.to("cuda" if device is None else f"cuda:{device}")
 
-    def to(self, target: Any) -> "Tensor":
+    def to(self, target: Any = None, dtype: Any = None, *, device: Any = None) -> "Tensor":
         """This tensor for the process's own device; a converted one for a dtype.
 
         Raises:
             Refused: another device.
         """
-        if isinstance(target, torch.dtype):
-            return _ops["to"](self, target)  # type: ignore[no-any-return]
-        check_device(target)
-        return self
+        for place in (target, device):
+            if place is not None and not isinstance(place, torch.dtype):
+                check_device(place)
+        dtype = target if isinstance(target, torch.dtype) else dtype
+        return self if dtype is None else _ops["to"](self, dtype)
 
     def __getattr__(self, name: str) -> Any:
         op = _ops.get(name)
@@ -233,9 +249,9 @@ class Tensor:
         return _ops["mul"](self, other)  # type: ignore[no-any-return]
 
     def __truediv__(self, other: Any) -> "Tensor":
-        if not isinstance(other, int | float):
+        if not isinstance(other, Real):
             refuse("div", f"the divisor must be a number, got {type(other).__name__}")
-        return _ops["mul"](self, 1.0 / other)  # type: ignore[no-any-return]
+        return _ops["mul"](self, 1 / other if other else copysign(inf, other))  # type: ignore[no-any-return]
 
     def __neg__(self) -> "Tensor":
         return _ops["neg"](self)  # type: ignore[no-any-return]
@@ -250,6 +266,8 @@ class Parameter(Tensor):
     __slots__ = ("_low",)
 
     def __init__(self, data: "Tensor | Buffer", requires_grad: bool = True) -> None:
+        if not isinstance(data, Tensor | Buffer):
+            refuse("Parameter", f"data must be a tritonnet Tensor, got {type(data).__name__}; tn.tensor(...) makes one")
         super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad=requires_grad)
         self._low: Buffer | None = None
 
@@ -260,7 +278,7 @@ class Parameter(Tensor):
 
     def changed(self, low_is_fresh: bool = False) -> None:
         """Count a change of `data`; without `low_is_fresh` the 16-bit copy is made anew when next used."""
-        self.version += 1
+        super().changed()
         if not low_is_fresh:
             self._low = None
 
@@ -352,10 +370,9 @@ def from_numpy(value: Any, requires_grad: bool = False) -> Tensor:
     """
     try:
         host = torch.from_numpy(value)
-    except TypeError as error:
-        raise Refused(
-            f"[from_numpy] value must be a numeric numpy array, got {type(value).__name__}: {error}"
-        ) from error
+    except (TypeError, ValueError) as error:  # ValueError: negative strides, foreign byte order
+        what = type(value).__name__
+        raise Refused(f"[from_numpy] value must be a numeric numpy array, got {what}: {error}") from error
     if host.dtype == torch.float64:
         refuse("from_numpy", "value must not be float64; write array.astype('float32')")
     if not host.is_contiguous():
@@ -372,7 +389,8 @@ def tensor(data: Any, dtype: torch.dtype | None = None, requires_grad: bool = Fa
     if isinstance(data, Tensor):
         refuse("tensor", "data is a Tensor already; use detach()")
     if hasattr(data, "__array_interface__"):
-        made = from_numpy(data if str(data.dtype) != "float64" else data.astype("float32"))
+        array = data.astype("float32" if str(data.dtype) == "float64" else data.dtype, order="C")
+        made = from_numpy(array.reshape(-1).reshape(data.shape))  # the reshapes turn a numpy number into an array
         return Tensor(cast(made.data, dtype) if dtype else made.data, requires_grad=requires_grad)
     host = torch.tensor(data, dtype=dtype)  # reads Python numbers; float32 and int64 by default
     if host.dtype == torch.float64:

@@ -7,7 +7,7 @@ Sources: He et al. 2015, equations 10 and 14 (kaiming); Glorot & Bengio 2010, eq
 
 import math
 
-from tritonnet.autograd import Parameter, Tensor
+from tritonnet.autograd import Tensor
 from tritonnet.kernels.fill import fill
 from tritonnet.kernels.runtime import refuse
 from tritonnet.ops import random
@@ -21,8 +21,7 @@ __all__ = [
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Every element becomes `val`."""
     fill(tensor.data, val)
-    if isinstance(tensor, Parameter):
-        tensor.changed()
+    tensor.changed()
     return tensor
 
 

@@ -1,5 +1,6 @@
 """Layers: torch's names, arguments, defaults, initial values and parameter shapes over tritonnet's ops."""
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from tritonnet.kernels.runtime import refuse
 from tritonnet.nn import functional as F
 from tritonnet.nn import init
 from tritonnet.nn.module import Module
+from tritonnet.ops.conv import pair
 
 __all__ = [
     "AvgPool2d", "BatchNorm2d", "Conv2d", "ConvTranspose2d", "Flatten", "Identity", "LogSoftmax", "MaxPool2d", "ReLU",
@@ -32,8 +34,10 @@ def _own(op: str, device: Any, dtype: Any) -> None:
     only(op, dtype=(dtype or torch.float32, torch.float32))
 
 
-def _pair(value: Size) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def _count(op: str, name: str, value: Any) -> int:
+    if not isinstance(value, Integral) or value < 1:
+        refuse(op, f"{name} must be an integer, at least 1, got {value!r}")
+    return int(value)
 
 
 class _Convolution(Module):
@@ -52,16 +56,19 @@ class _Convolution(Module):
         op = type(self).__name__
         only(op, groups=(groups, 1), padding_mode=(padding_mode, "zeros"))
         _own(op, device, dtype)
-        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if channels < 1:
-                refuse(op, f"{name} must be at least 1, got {channels}")
         if isinstance(padding, str) and (transposed or padding not in ("same", "valid")):
             refuse(op, f"padding must be a number, a pair{'' if transposed else ', same or valid'}, got {padding!r}")
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride, self.dilation = _pair(kernel_size), _pair(stride), _pair(dilation)
-        self.padding = padding if isinstance(padding, str) else _pair(padding)
-        self.output_padding = _pair(output_padding)
-        first, last = (in_channels, out_channels) if transposed else (out_channels, in_channels)
+        self.in_channels = _count(op, "in_channels", in_channels)
+        self.out_channels = _count(op, "out_channels", out_channels)
+        self.kernel_size = pair(op, "kernel_size", kernel_size, 1)
+        self.stride, self.dilation = pair(op, "stride", stride, 1), pair(op, "dilation", dilation, 1)
+        if padding == "same" and self.stride != (1, 1):
+            refuse(op, f"padding='same' needs stride 1, got stride {self.stride}")
+        self.padding = padding if isinstance(padding, str) else pair(op, "padding", padding, 0)
+        self.output_padding = pair(op, "output_padding", output_padding, 0)
+        first, last = self.out_channels, self.in_channels
+        if transposed:
+            first, last = last, first
         self.weight = Parameter(runtime.empty((first, *self.kernel_size, last), torch.float32))
         self.register_parameter("bias", Parameter(runtime.empty((out_channels,), torch.float32)) if bias else None)
         self.reset_parameters()
@@ -154,8 +161,7 @@ class BatchNorm2d(Module):
     ) -> None:  # fmt: skip
         super().__init__()
         _own("BatchNorm2d", device, dtype)
-        if num_features < 1:
-            refuse("BatchNorm2d", f"num_features must be at least 1, got {num_features}")
+        num_features = _count("BatchNorm2d", "num_features", num_features)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         for name, value in (("weight", 1), ("bias", 0)):
@@ -183,11 +189,11 @@ class BatchNorm2d(Module):
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `F.batch_norm` and `F.batch_norm_relu` beside the input."""
-        return {
-            "running_mean": self.running_mean, "running_var": self.running_var, "weight": self.weight,
-            "bias": self.bias, "training": self.uses_batch(), "momentum": self.momentum, "eps": self.eps,
-            "num_batches_tracked": self.num_batches_tracked,
-        }  # fmt: skip
+        given = {"weight": self.weight, "bias": self.bias, "training": self.uses_batch(), "eps": self.eps}
+        running = {name: getattr(self, name) for name in ("running_mean", "running_var", "num_batches_tracked")}
+        if self.training and not self.track_running_stats:  # switched off later: they stay as they are
+            running = dict.fromkeys(running)
+        return {**given, **running, "momentum": self.momentum}
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `input`."""
@@ -270,7 +276,7 @@ class MaxPool2d(Module):
     ) -> None:  # fmt: skip
         super().__init__()
         only(
-            "MaxPool2d", dilation=(_pair(dilation), (1, 1)), return_indices=(return_indices, False),
+            "MaxPool2d", dilation=(pair("MaxPool2d", "dilation", dilation, 1), (1, 1)), return_indices=(return_indices, False),
             ceil_mode=(ceil_mode, False),
         )  # fmt: skip
         self.kernel_size, self.stride, self.padding = kernel_size, kernel_size if stride is None else stride, padding
@@ -290,7 +296,7 @@ class AvgPool2d(Module):
     """The mean of each window, (N, C, H, W) -> (N, C, P, Q). `stride` defaults to `kernel_size`.
 
     Raises:
-        Refused: ceil_mode other than False, count_include_pad other than True, or a divisor_override.
+        Refused: ceil_mode other than False, or a divisor_override.
     """
 
     def __init__(
@@ -298,15 +304,15 @@ class AvgPool2d(Module):
         count_include_pad: bool = True, divisor_override: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        only(
-            "AvgPool2d", ceil_mode=(ceil_mode, False), count_include_pad=(count_include_pad, True),
-            divisor_override=(divisor_override, None),
-        )  # fmt: skip
+        only("AvgPool2d", ceil_mode=(ceil_mode, False), divisor_override=(divisor_override, None))
+        self.count_include_pad = count_include_pad
         self.kernel_size, self.stride, self.padding = kernel_size, kernel_size if stride is None else stride, padding
 
     def forward(self, input: Tensor) -> Tensor:
         """Pool `input`."""
-        return F.avg_pool2d(input, self.kernel_size, self.stride, self.padding)
+        return F.avg_pool2d(
+            input, self.kernel_size, self.stride, self.padding, count_include_pad=self.count_include_pad
+        )
 
     def extra_repr(self) -> str:
         """As torch's."""
@@ -330,7 +336,7 @@ class Upsample(Module):
             refuse("Upsample", f"mode must be nearest or bilinear, got {mode!r}")
         factor = scale_factor
         self.scale_factor = (
-            tuple(map(float, factor)) if isinstance(factor, tuple) else float(factor) if factor else None
+            tuple(map(float, factor)) if isinstance(factor, tuple | list) else float(factor) if factor else None
         )
         self.size, self.mode, self.align_corners = size, mode, align_corners
 

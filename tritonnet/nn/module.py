@@ -10,8 +10,7 @@ import torch
 
 from tritonnet.autograd import Parameter, Tensor, check_device, from_numpy, from_torch
 from tritonnet.kernels.convert import cast
-from tritonnet.kernels.fill import fill
-from tritonnet.kernels.runtime import Refused, refuse
+from tritonnet.kernels.runtime import Refused, refuse, zeros
 
 __all__ = ["IncompatibleKeys", "Module", "StateDictError"]
 
@@ -98,18 +97,27 @@ class Module:
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Register `param` under `name`; None reserves the name (a layer without bias)."""
-        self._parameters[name] = param
+        self._register("_parameters", name, param, Parameter)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Register a tensor that is part of the state but is not trained; `persistent` puts it into `state_dict`."""
-        self._buffers[name] = tensor
+        self._register("_buffers", name, tensor, Tensor)
         self._unsaved.discard(name)
         if not persistent:
             self._unsaved.add(name)
 
     def add_module(self, name: str, module: "Module | None") -> None:
         """Register `module` under `name`, which may be a number."""
-        self._modules[name] = module
+        self._register("_modules", name, module, Module)
+
+    def _register(self, kind: str, name: str, value: Any, wanted: type) -> None:
+        if value is not None and not isinstance(value, wanted):
+            raise TypeError(
+                f"cannot register {type(value)} as {name!r}: expected a tritonnet {wanted.__name__} or None"
+            )
+        if not isinstance(name, str) or "." in name or not name:
+            raise KeyError(f"the name of a {wanted.__name__} must be a text without a point, got {name!r}")
+        self.__dict__[kind][name] = value
 
     # --- walking ---
 
@@ -202,7 +210,8 @@ class Module:
         """Drop the parameters' gradients, or fill them with zeros."""
         for parameter in self.parameters():
             if parameter.grad is not None and not set_to_none:
-                fill(parameter.grad.data, 0)
+                # a fresh buffer: the old one may be another tensor's gradient too
+                parameter.grad = Tensor(zeros(tuple(parameter.data.shape), torch.float32))
             else:
                 parameter.grad = None
 
@@ -220,6 +229,10 @@ class Module:
     def cuda(self, device: int | None = None) -> Self:
         """This module, if the process's device is that CUDA device."""
         return self.to("cuda" if device is None else f"cuda:{device}")
+
+    def cpu(self) -> Self:
+        """This module, if the process's device is the CPU."""
+        return self.to("cpu")
 
     # --- state ---
 
@@ -277,10 +290,7 @@ class Module:
         for key, buffer in fresh.items():
             target = own[key]
             target.data.copy_(buffer)  # in place: graphs and optimizers hold this memory
-            if isinstance(target, Parameter):
-                target.changed()
-            else:
-                target.version += 1
+            target.changed()
         return IncompatibleKeys(missing, unexpected)
 
     # --- text ---

@@ -1,5 +1,6 @@
 """Sum, difference, product and negation, with torch's broadcasting and dtypes."""
 
+from numbers import Real
 from typing import Any
 
 import torch
@@ -57,8 +58,9 @@ class MulFunction(Function):
 
 
 def _number(op: str, name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        refuse(op, f"{name} must be a Tensor or a number, got {type(value).__name__}")
+    if isinstance(value, bool) or not isinstance(value, Real):
+        wanted = "a number" if name == "alpha" else "a tritonnet Tensor or a number"
+        refuse(op, f"{name} must be {wanted}, got {type(value)}")
     return float(value)
 
 
@@ -78,7 +80,9 @@ def add(input: Tensor, other: Tensor | float, *, alpha: float = 1) -> Tensor:
     """
     if isinstance(other, Tensor):
         return AddFunction.apply(input, other, alpha=_number("add", "alpha", alpha))  # type: ignore[no-any-return]
-    return AddFunction.apply(input, None, alpha=alpha * _number("add", "other", other))  # type: ignore[no-any-return]
+    return AddFunction.apply(  # type: ignore[no-any-return]
+        input, None, alpha=_number("add", "alpha", alpha) * _number("add", "other", other)
+    )
 
 
 def sub(input: Tensor, other: Tensor | float, *, alpha: float = 1) -> Tensor:

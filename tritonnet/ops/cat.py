@@ -57,7 +57,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     if not tensors:
         refuse("cat", "tensors must hold at least one tensor, got none")
     rank = len(tensors[0].shape)
-    if not -rank <= dim < rank:
+    if not isinstance(dim, int) or not -rank <= dim < rank:
         refuse("cat", f"dim must be from {-rank} to {rank - 1}, got {dim}")
     return CatFunction.apply(*tensors, dim=buffer_dim(dim % rank, rank))  # type: ignore[no-any-return]
 

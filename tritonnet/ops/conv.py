@@ -1,5 +1,6 @@
 """2-D convolution and transposed convolution. The formulas stand in `tritonnet.kernels.conv2d`."""
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from tritonnet.kernels.runtime import refuse
 from tritonnet.kernels.sum import pixel_sum
 from tritonnet.ops.shape import to
 
-__all__ = ["conv2d", "conv2d_moments", "conv_transpose2d"]
+__all__ = ["conv2d", "conv2d_moments", "conv_transpose2d", "pair"]
 
 Buffer = torch.Tensor
 Size = int | tuple[int, int]
@@ -56,11 +57,12 @@ class ConvTranspose2dFunction(Function):
         return dx, dw, pixel_sum(dy) if ctx.needs[2] else None
 
 
-def _pair(op: str, name: str, value: Any, least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, tuple | list) else ()
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+def pair(op: str, name: str, value: Any, least: int) -> tuple[int, int]:
+    """(vertical, horizontal) from one integer or two, each at least `least`."""
+    both = (value, value) if isinstance(value, Integral) else tuple(value) if isinstance(value, tuple | list) else ()
+    if len(both) != 2 or not all(isinstance(v, Integral) and int(v) >= least for v in both):
         refuse(op, f"{name} must be an int or a pair of ints, at least {least}, got {value!r}")
-    return pair[0], pair[1]
+    return int(both[0]), int(both[1])
 
 
 def _computed(op: str, input: Tensor, weight: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -94,7 +96,7 @@ def _padding(
         return top, bottom, left, right
     if isinstance(padding, str):
         refuse(op, f"padding must be an int, a pair of ints, 'same' or 'valid', got {padding!r}")
-    h, w = _pair(op, "padding", padding, 0)
+    h, w = pair(op, "padding", padding, 0)
     return h, h, w, w
 
 
@@ -110,7 +112,7 @@ def _convolve(
     **more: Any,
 ) -> Any:
     x, w = _computed(op, input, weight, groups)
-    steps, spread = _pair(op, "stride", stride, 1), _pair(op, "dilation", dilation, 1)
+    steps, spread = pair(op, "stride", stride, 1), pair(op, "dilation", dilation, 1)
     pads = _padding(op, padding, weight, steps, spread)
     return Conv2dFunction.apply(x, w, bias, stride=steps, padding=pads, dilation=spread, tf32=uses_tf32(), **more)
 
@@ -177,8 +179,8 @@ def conv_transpose2d(
     """
     op = "conv_transpose2d"
     x, w = _computed(op, input, weight, groups)
-    steps, spread = _pair(op, "stride", stride, 1), _pair(op, "dilation", dilation, 1)
-    pad, more = _pair(op, "padding", padding, 0), _pair(op, "output_padding", output_padding, 0)
+    steps, spread = pair(op, "stride", stride, 1), pair(op, "dilation", dilation, 1)
+    pad, more = pair(op, "padding", padding, 0), pair(op, "output_padding", output_padding, 0)
     if any(m >= max(s, d) for m, s, d in zip(more, steps, spread, strict=True)):
         refuse(op, f"output_padding must be less than stride or dilation, got {more} with {steps} and {spread}")
     if x.shape[1] != weight.shape[0]:

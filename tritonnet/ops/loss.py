@@ -63,10 +63,14 @@ class BinaryCrossEntropyWithLogitsFunction(Function):
         return loss_bwd(dx, dy, inputs[0].dtype), None, None, None
 
 
-def _check(op: str, size_average: object, reduce: object, **constants: Tensor | None) -> None:
+def _check(op: str, size_average: object, reduce: object, ignore_index: object, **constants: Tensor | None) -> None:
     if size_average is not None or reduce is not None:
         refuse(op, "size_average and reduce must be None; use reduction")
+    if not isinstance(ignore_index, int):
+        refuse(op, f"ignore_index must be an integer, got {ignore_index!r}")
     for name, tensor in constants.items():
+        if tensor is not None and not isinstance(tensor, Tensor):
+            refuse(op, f"{name} must be a tritonnet Tensor, got {type(tensor)}; tn.from_torch and tn.tensor make them")
         if tensor is not None and tensor.requires_grad:
             refuse(op, f"{name} must not require a gradient; use {name}.detach()")
 
@@ -101,7 +105,7 @@ def cross_entropy(
     Raises:
         Refused: shapes or dtypes that do not fit, or an argument that is not there yet.
     """
-    _check("cross_entropy", size_average, reduce, target=target, weight=weight)
+    _check("cross_entropy", size_average, reduce, ignore_index, target=target, weight=weight)
     if label_smoothing != 0.0:
         refuse("cross_entropy", f"label_smoothing must be 0, got {label_smoothing}")
     return CrossEntropyFunction.apply(  # type: ignore[no-any-return]
@@ -140,7 +144,7 @@ def binary_cross_entropy_with_logits(
         Refused: shapes or dtypes that do not fit, or an argument that is not there.
     """
     op = "binary_cross_entropy_with_logits"
-    _check(op, size_average, reduce, target=target, weight=weight, pos_weight=pos_weight)
+    _check(op, size_average, reduce, ignore_index, target=target, weight=weight, pos_weight=pos_weight)
     return BinaryCrossEntropyWithLogitsFunction.apply(  # type: ignore[no-any-return]
         input, target, weight, pos_weight, reduction=reduction, ignore_index=ignore_index
     )

@@ -5,6 +5,7 @@ import torch
 from tritonnet.autograd import Context, Function, Tensor
 from tritonnet.kernels.batch_norm import Running, batch_norm_bwd, batch_norm_fwd, batch_norm_merge, batch_norm_stats
 from tritonnet.kernels.batch_norm_pool import batch_norm_pool_bwd, batch_norm_pool_fwd
+from tritonnet.kernels.convert import cast
 from tritonnet.kernels.runtime import refuse
 
 __all__ = ["batch_norm", "batch_norm_relu", "batch_norm_relu_max_pool2d"]
@@ -19,7 +20,7 @@ class BatchNormFunction(Function):
         ctx: Context, x: Buffer, w: Buffer | None, b: Buffer | None, *, running: Running | None, training: bool,
         moments: Moments | None, eps: float, relu: bool, out: Buffer | None,
     ) -> Buffer:  # fmt: skip
-        mean, var = _statistics(x, running, training, moments)
+        mean, var = _statistics(x, running, training, moments, any(ctx.needs))
         ctx.save(x, mean, var, w, b)
         ctx.options = {"eps": eps, "relu": relu, "training": training}
         return batch_norm_fwd(x, mean, var, w, b, eps=eps, relu=relu, out=out)
@@ -36,7 +37,7 @@ class BatchNormReluMaxPool2dFunction(Function):
         ctx: Context, x: Buffer, w: Buffer | None, b: Buffer | None, *, running: Running | None, training: bool,
         moments: Moments | None, eps: float, out: Buffer | None,
     ) -> tuple[Buffer, Buffer]:  # fmt: skip
-        mean, var = _statistics(x, running, training, moments)
+        mean, var = _statistics(x, running, training, moments, any(ctx.needs))
         ctx.save(x, mean, var, w, b)
         ctx.options = {"eps": eps, "training": training}
         return batch_norm_pool_fwd(x, mean, var, w, b, eps=eps, out=out)
@@ -51,11 +52,15 @@ class BatchNormReluMaxPool2dFunction(Function):
         return tuple(g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
 
 
-def _statistics(x: Buffer, running: Running | None, training: bool, moments: Moments | None) -> tuple[Buffer, Buffer]:
+def _statistics(
+    x: Buffer, running: Running | None, training: bool, moments: Moments | None, kept: bool
+) -> tuple[Buffer, Buffer]:
     """Mean and variance to normalise by; in training the running ones are updated on the way."""
     if training:
         return batch_norm_stats(x, running) if moments is None else batch_norm_merge(*moments, running)
     assert running is not None  # _check
+    if kept:  # a forward in training may change them before the backward
+        return cast(running.mean, torch.float32), cast(running.var, torch.float32)
     return running.mean, running.var
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tritonnet.autograd import Parameter, Tensor
+from tritonnet.autograd import Tensor
 from tritonnet.kernels import random, runtime
 from tritonnet.kernels.runtime import refuse
 
@@ -68,10 +68,7 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
 
 
 def _changed(tensor: Tensor) -> Tensor:
-    if isinstance(tensor, Parameter):
-        tensor.changed()
-    else:
-        tensor.version += 1
+    tensor.changed()
     return tensor
 
 

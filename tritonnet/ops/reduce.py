@@ -30,7 +30,8 @@ class SumFunction(Function):
 
 def _reduce(op: str, input: Tensor, dim: int | Sequence[int] | None, keepdim: bool, mean: bool) -> Tensor:
     rank = len(input.shape)
-    asked = [dim] if isinstance(dim, int) else list(range(rank)) if dim is None or not len(dim) else list(dim)
+    asked = list(dim) if isinstance(dim, Sequence) else [] if dim is None else [dim]
+    asked = asked or list(range(rank))
     for d in asked:
         if not isinstance(d, int) or not -max(rank, 1) <= d < max(rank, 1):
             refuse(op, f"dim must be from {-rank} to {rank - 1}, got {d}")

@@ -165,6 +165,8 @@ def to(input: Tensor, dtype: torch.dtype) -> Tensor:
     Raises:
         Refused: float64.
     """
+    if not isinstance(dtype, torch.dtype) or dtype == torch.float64:
+        refuse("to", f"dtype must be a torch.dtype other than float64, got {dtype!r}")
     if dtype == input.dtype:
         return input
     return ToFunction.apply(input, dtype=dtype)  # type: ignore[no-any-return]

@@ -7,7 +7,8 @@ import torch
 from tritonnet.autograd import Function, Tensor
 from tritonnet.autograd.function import Context
 from tritonnet.kernels.argmax import argmax_fwd
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.pointwise import FLOATS
+from tritonnet.kernels.runtime import check_dtype, refuse
 from tritonnet.kernels.softmax import softmax_bwd, softmax_fwd
 
 __all__ = ["argmax", "log_softmax", "softmax"]
@@ -30,10 +31,13 @@ class SoftmaxFunction(Function):
 
 
 def _check_dim(op: str, input: Tensor, dim: int | None) -> None:
+    if not isinstance(input, Tensor):
+        refuse(op, f"input must be a tritonnet Tensor, got {type(input)}; tn.from_torch makes one")
+    check_dtype(op, "input", input.data, FLOATS)
     if input.ndim == 0:
         refuse(op, "input must have at least 1 dimension, got a number")
     channels = 1 if input.ndim == 4 else input.ndim - 1
-    if dim is None or not -input.ndim <= dim < input.ndim or dim % input.ndim != channels:
+    if not isinstance(dim, int) or not -input.ndim <= dim < input.ndim or dim % input.ndim != channels:
         where = "the channels of a 4-D tensor" if input.ndim == 4 else f"the last dimension of a {input.ndim}-D tensor"
         refuse(op, f"dim must be {channels}, {where}, got {dim}")
 

@@ -59,6 +59,8 @@ class Adam(Optimizer):
         """Raise `Refused` where a setting is out of range or not there."""
         super().check(group)
         only(self._name, amsgrad=(group["amsgrad"], False), maximize=(group["maximize"], False))
+        if not isinstance(group["betas"], tuple | list) or len(group["betas"]) != 2:
+            refuse(self._name, f"betas must be two numbers, got {group['betas']!r}")
         for number, beta in enumerate(group["betas"]):
             if not 0.0 <= beta < 1.0:
                 refuse(self._name, f"betas[{number}] must be in [0, 1), got {beta}")

@@ -79,6 +79,8 @@ class Optimizer:
             Refused: something that is no trainable float32 leaf, or one that is in a group already; a setting out of
                 range.
         """
+        if "params" not in group:
+            refuse(self._name, f"params must be in every group, got {sorted(group)}")
         given = group["params"]
         params = [given] if isinstance(given, Tensor) else list(given)
         seen = {p for other in self.param_groups for p in other["params"]}
