@@ -1,6 +1,7 @@
 # make demo    install into .venv, train a small network on made images, end with pictures
 # make test    install likewise, run every test, print one total
 # make lint    ruff and the type checker
+# make bench   on a GPU: every benchmark beside PyTorch, a table and rows in bench/results/
 # make size    code lines by layer
 # make clean   remove what the others made
 #
@@ -12,7 +13,7 @@ OUT ?= demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: help install demo test lint size clean
+.PHONY: help install demo test lint bench size clean
 .DEFAULT_GOAL := help
 
 help:
@@ -46,6 +47,9 @@ lint: $(STAMP)
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
+
+bench: $(STAMP)
+	"$(BIN)/python" -m pytest -q bench
 
 size: $(STAMP)
 	@"$(BIN)/python" bench/size.py

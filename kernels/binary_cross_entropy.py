@@ -26,7 +26,7 @@ from tritonnet.kernels.loss import (
     loss_count,
     loss_merge,
 )  # fmt: skip
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, empty, flat, launch, refuse
+from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, empty, flat, launch, logical, refuse
 from tritonnet.kernels.softmax import rows
 
 __all__ = ["binary_cross_entropy_fwd"]
@@ -108,10 +108,8 @@ def _steps(name: str, weight: torch.Tensor | None, x: torch.Tensor) -> tuple[int
         _, _, pitch = rows(op, name, weight)
         return pitch, int(weight.shape[-1] == c)
     shape = "(C, 1, 1)" if x.dim() == 4 else "(C,)"
-    got = tuple(weight.shape)
-    return refuse(
-        op, f"{name} must have the input's shape, one channel of it, {shape}, or one element; got buffer {got}"
-    )
+    wanted = f"the input's shape, one channel of it, {shape}, or one element"
+    return refuse(op, f"{name} must have {wanted}; got {logical(weight)}")
 
 
 def binary_cross_entropy_fwd(
@@ -152,7 +150,7 @@ def binary_cross_entropy_fwd(
     n = m * c
     labels = not target.dtype.is_floating_point
     if target.shape != x.shape and not (labels and c == 1 and target.shape == x.shape[:-1]):
-        refuse(op, f"target must have the input's shape (buffer {tuple(x.shape)}), got {tuple(target.shape)}")
+        refuse(op, f"target must have the input's shape {logical(x)}, got {logical(target)}")
     block = 65536 if INTERPRET else 2048
     programs = cdiv(n, block)
     each, mean = reduction == "none", reduction == "mean"

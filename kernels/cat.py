@@ -13,7 +13,7 @@ import torch
 
 from tritonnet.kernels import runtime
 from tritonnet.kernels.convert import copy
-from tritonnet.kernels.runtime import pitch, refuse
+from tritonnet.kernels.runtime import logical, pitch, refuse
 
 __all__ = ["adjacent", "cat_fwd"]
 
@@ -51,7 +51,7 @@ def cat_fwd(xs: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
     first = xs[0]
     for x in xs[1:]:
         if x.dim() != first.dim() or any(x.shape[d] != first.shape[d] for d in range(first.dim()) if d != dim):
-            refuse("cat", f"tensors must be of equal shape but for dim, got {tuple(first.shape)} and {tuple(x.shape)}")
+            refuse("cat", f"tensors must be of equal shape but for dim, got {logical(first)} and {logical(x)}")
     whole = adjacent(xs) if dim == 3 else None
     if whole is not None:
         return whole

@@ -30,7 +30,7 @@ from tritonnet.kernels.loss import (
     loss_count,
     loss_merge,
 )  # fmt: skip
-from tritonnet.kernels.runtime import cdiv, check_dtype, empty, flat, launch, refuse
+from tritonnet.kernels.runtime import cdiv, check_dtype, empty, flat, launch, logical, refuse
 from tritonnet.kernels.softmax import load_rows, pick_tile, row_totals, rows
 
 __all__ = ["cross_entropy_fwd"]
@@ -178,10 +178,8 @@ def cross_entropy_fwd(
         )  # fmt: skip
     else:
         if tuple(target.shape) != pixels:
-            refuse(
-                op,
-                f"target must have shape {pixels} (indices) or the input's (probabilities), got {tuple(target.shape)}",
-            )
+            either = f"{pixels} (indices) or {logical(x)} (probabilities)"
+            refuse(op, f"target must have shape {either}, got {logical(target)}")
         check_dtype(op, "target (class indices)", target, INTEGERS)
         flat(op, "target", target)
         if reduction == "mean":

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import torch
 
 __all__ = [
-    "INTERPRET", "Refused", "arch", "cdiv", "check_dtype", "device", "empty", "flat", "image", "launch", "multiprocessors",
-    "next_power_of_2", "pitch", "recording", "refuse", "zeros",
+    "INTERPRET", "Refused", "arch", "cdiv", "check_dtype", "device", "empty", "flat", "image", "launch", "logical",
+    "multiprocessors", "next_power_of_2", "pitch", "recording", "refuse", "zeros",
 ]  # fmt: skip
 
 INTERPRET: bool = os.environ.get("TRITON_INTERPRET") == "1"
@@ -107,6 +107,11 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 def pitch(x: torch.Tensor) -> int:
     """Elements from pixel to pixel of an (N, H, W, C) buffer."""
     return int(x.stride(2))
+
+
+def logical(x: torch.Tensor) -> tuple[int, ...]:
+    """The shape in torch's order, as messages show it: an (N, H, W, C) buffer counts as (N, C, H, W)."""
+    return tuple(x.shape[d] for d in (0, 3, 1, 2)) if x.dim() == 4 else tuple(x.shape)
 
 
 def image(op: str, name: str, x: torch.Tensor) -> tuple[int, int, int, int]:

@@ -135,10 +135,6 @@ REFUSED = {
     "ceil_mode": (lambda: nn.MaxPool2d(2, ceil_mode=True), "ceil_mode must be False, got True"),
     "indices": (lambda: nn.MaxPool2d(2, return_indices=True), "return_indices must be False"),
     "pool dilation": (lambda: nn.MaxPool2d(2, dilation=2), r"dilation must be \(1, 1\), got \(2, 2\)"),
-    "count_include_pad": (
-        lambda: nn.AvgPool2d(2, count_include_pad=False),
-        "count_include_pad must be True, got False",
-    ),
     "divisor": (lambda: nn.AvgPool2d(2, divisor_override=3), "divisor_override must be None, got 3"),
     "mode": (lambda: nn.Upsample(scale_factor=2, mode="bicubic"), "mode must be nearest or bilinear, got 'bicubic'"),
     "smoothing": (lambda: nn.CrossEntropyLoss(label_smoothing=0.1), "label_smoothing must be 0.0, got 0.1"),
