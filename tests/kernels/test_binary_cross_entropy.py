@@ -138,7 +138,7 @@ def test_refuses() -> None:
     refusals = {
         "size_average and reduce must be None": {"reduce": True},
         "reduction must be one of none, mean, sum, got 'max'": {"reduction": "max"},
-        r"weight must have the input's shape, .*got buffer \(5,\)": {"weight": tn.from_torch(randn(5))},
+        r"weight must have the input's shape, .*got \(5,\)": {"weight": tn.from_torch(randn(5))},
         "pos_weight must have the input's shape": {"pos_weight": tn.from_torch(randn(3))},
         "pos_weight must not require a gradient": {"pos_weight": tn.from_torch(randn(1), True)},
     }

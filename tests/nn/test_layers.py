@@ -30,6 +30,7 @@ CASES = {
     "max-pool-overlap": ("MaxPool2d", (3,), {"stride": 2, "padding": 1}, (1, 3, 7, 6)),
     "avg-pool": ("AvgPool2d", (2,), {}, (1, 3, 7, 6)),
     "avg-pool-overlap": ("AvgPool2d", (3, 2), {"padding": 1}, (1, 3, 7, 6)),
+    "avg-pool-inside": ("AvgPool2d", (3, 2), {"padding": 1, "count_include_pad": False}, (1, 3, 7, 6)),
     "upsample": ("Upsample", (), {"scale_factor": 2, "mode": "bilinear", "align_corners": True}, (1, 3, 4, 5)),
     "upsample-nearest": ("Upsample", (), {"scale_factor": (3, 2)}, (1, 3, 4, 5)),
     "upsample-size": ("Upsample", (), {"size": (7, 5), "mode": "bilinear"}, (1, 3, 4, 3)),
@@ -125,12 +126,18 @@ REFUSED = {
     "groups": (lambda: nn.Conv2d(2, 2, 1, groups=2), r"\[Conv2d\] groups must be 1, got 2"),
     "padding_mode": (lambda: nn.Conv2d(2, 2, 1, padding_mode="reflect"), "padding_mode must be 'zeros', got 'reflect'"),
     "padding": (lambda: nn.Conv2d(2, 2, 1, padding="full"), "padding must be .*, got 'full'"),
-    "channels": (lambda: nn.Conv2d(0, 2, 1), "in_channels must be at least 1, got 0"),
+    "channels": (lambda: nn.Conv2d(0, 2, 1), "in_channels must be an integer, at least 1, got 0"),
+    "kernel": (
+        lambda: nn.Conv2d(1, 2, (3, 3, 3)),
+        r"kernel_size must be an int or a pair of ints, at least 1, got \(3, 3",
+    ),
+    "stride": (lambda: nn.Conv2d(1, 2, 3, stride=0), "stride must be an int or a pair of ints, at least 1, got 0"),
+    "same": (lambda: nn.Conv2d(1, 2, 3, 2, "same"), r"padding='same' needs stride 1, got stride \(2, 2\)"),
     "dtype": (lambda: nn.Conv2d(2, 2, 1, dtype=torch.float16), "dtype must be torch.float32, got torch.float16"),
     "device": (lambda: nn.BatchNorm2d(2, device="xpu"), "the device of this process"),
     "transposed groups": (lambda: nn.ConvTranspose2d(2, 2, 1, groups=2), r"\[ConvTranspose2d\] groups must be 1"),
     "transposed same": (lambda: nn.ConvTranspose2d(2, 2, 1, padding="same"), "padding must be .*, got 'same'"),
-    "num_features": (lambda: nn.BatchNorm2d(0), "num_features must be at least 1, got 0"),
+    "num_features": (lambda: nn.BatchNorm2d(0), "num_features must be an integer, at least 1, got 0"),
     "inplace": (lambda: nn.ReLU(inplace=True), "inplace must be False, got True"),
     "ceil_mode": (lambda: nn.MaxPool2d(2, ceil_mode=True), "ceil_mode must be False, got True"),
     "indices": (lambda: nn.MaxPool2d(2, return_indices=True), "return_indices must be False"),
@@ -147,3 +154,22 @@ def test_refuses(name) -> None:
     call, message = REFUSED[name]
     with pytest.raises(tn.Refused, match=message):
         call()
+
+
+def test_running_statistics_switched_off_stay_as_they_are() -> None:
+    ours, theirs = nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2)
+    ours.track_running_stats = theirs.track_running_stats = False
+    x = randn(2, 2, 3, 3).cpu()
+    for training in (True, False):
+        y = ours.train(training)(tn.from_torch(x.contiguous().to(tn.tensor(0).device)))
+        assert_close(y.torch(), theirs.train(training)(x), 1e-5)
+    assert (ours.running_mean.numpy() == 0).all()
+    assert int(ours.num_batches_tracked) == 0
+
+
+def test_evaluation_differentiates_by_the_statistics_it_used() -> None:
+    norm, x = nn.BatchNorm2d(2, eps=0), tn.rand(2, 2, 3, 3, requires_grad=True)
+    y = norm.eval()(x)
+    norm.train()(tn.rand(2, 2, 3, 3))  # changes the running statistics
+    y.sum().backward()
+    assert (x.grad.numpy() == 1).all()

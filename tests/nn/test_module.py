@@ -254,3 +254,16 @@ def test_the_tree_computes_what_torchs_does(ours, theirs) -> None:
         assert float((got - expected).norm() / expected.norm()) < 1e-5
     for key, value in theirs.state_dict().items():
         assert np.allclose(ours.state_dict()[key].numpy(), value.numpy(), rtol=1e-5, atol=1e-6), key
+
+
+def test_registering_something_else_says_so() -> None:
+    module = nn.Module()
+    for call in (
+        lambda: nn.Sequential([nn.ReLU()]),
+        lambda: module.register_parameter("weight", tn.tensor([1.0])),
+        lambda: nn.CrossEntropyLoss(weight=torch.ones(3)),
+    ):
+        with pytest.raises(TypeError, match=r"expected a tritonnet (Module|Parameter|Tensor) or None"):
+            call()
+    with pytest.raises(KeyError, match="without a point"):
+        module.add_module("a.b", nn.ReLU())

@@ -135,8 +135,8 @@ def test_refuses() -> None:
         r"\[mul\] shapes must broadcast": lambda: mul(x, make(randn(3))),
         r"\[add\] input must be float32 or bfloat16 or float16, got int32": lambda: add(integers, 1),
         r"\[mul\] other must be float32 or bfloat16 or float16, got int32": lambda: mul(x, integers),
-        r"\[mul\] other must be a Tensor or a number, got str": lambda: mul(x, "2"),
-        r"\[add\] other must be a Tensor or a number, got Tensor": lambda: add(x, randn(5)),
+        r"\[mul\] other must be a tritonnet Tensor or a number, got <class 'str'>": lambda: mul(x, "2"),
+        r"\[add\] other must be a tritonnet Tensor or a number, got <class 'torch.Tensor'>": lambda: add(x, randn(5)),
         r"at most 4 dimensions, got 5": lambda: add(make(randn(2, 2, 2, 2, 2)), make(randn(2))),
     }
     for message, call in cases.items():

@@ -125,7 +125,7 @@ def test_refuses() -> None:
         r"\[reshape\] shape must be integers": lambda: reshape(x, 60.0, 2),
         r"\[flatten\] start_dim and end_dim must be in order": lambda: flatten(x, 3, 1),
         r"\[permute\] dims must name each of 4 dimensions once": lambda: permute(x, 0, 1, 2, 2),
-        r"must not be float64": lambda: to(x, torch.float64),
+        r"dtype must be a torch.dtype other than float64": lambda: to(x, torch.float64),
         r"\[pad\] mode must be 'constant', got 'reflect'": lambda: pad(x, (1, 1), mode="reflect"),
         r"\[pad\] pad must hold 2 or 4 numbers": lambda: pad(x, (1, 1, 1, 1, 1, 1)),
         r"\[pad\] pad must leave at least 0 x 0 pixels": lambda: pad(x, (-3, -3)),

@@ -127,7 +127,7 @@ def binary_cross_entropy_with_logits(
     """Binary cross-entropy of sigmoid(input).
 
     Args:
-        input: logits, (N, C, H, W) or any other shape, floating-point.
+        input: logits, (N, C, H, W) or any other shape of at least 1 dimension, floating-point.
         target: probabilities of input's shape, floating-point; or integers 0 and 1 (int64, int32, uint8) of input's
             shape or, for one channel, (N, H, W).
         weight: factor of each loss: input's shape, (N, 1, H, W), (C, 1, 1), or one element.
