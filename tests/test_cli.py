@@ -1,5 +1,6 @@
 """The program: what it prints, and that a user's mistake is one line on stderr and exit code 2."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -130,6 +131,9 @@ MISTAKES = {
     "bad-size": (("train", "--size", "0"), "size must be at least 1"),
     "too-small": (("train", "--model", "unet", "--size", "8"), "size must be at least 16 for this network, got 8"),
     "no-data": (("train", "--data", "nowhere"), "nowhere"),
+    "empty-data": (("train", "--data", "", *QUICK), "--data must not be empty"),
+    "a-folder": (("evaluate", "."), "is a folder; name a model file"),
+    "no-classes": (("summary", "--classes", "0"), "--classes"),
     "bad-val": (("train", *QUICK, "--val", "every:1"), "every:1"),
     "no-model": (("predict", "none.h5", "x.png"), "none.h5"),
     "no-argument": (("predict",), "Missing argument"),
@@ -153,6 +157,26 @@ def test_mistakes(
     assert run(*(trained / "best.h5" if argument == "MODEL" else argument for argument in arguments)) == 2
     assert says in one_line(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["README"]  # no half-made run folder
+
+
+def test_names_keep_their_blanks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "--data", "two  blanks") == 2
+    assert "two  blanks: no such folder" in one_line(capsys)
+
+
+def test_host_memory_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def starve(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 34359738368 bytes")
+
+    monkeypatch.setattr(importlib.import_module("tritonnet.cli.app"), "evaluate_model", starve)
+    assert run("evaluate", "best.h5") == 2
+    assert "out of memory" in one_line(capsys)
+
+
+def test_demo_spares_a_run_on_real_data(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("demo", "--out", trained) == 2
+    assert "must be a new or empty folder" in one_line(capsys)
+    assert (trained / "best.h5").is_file()
 
 
 def test_a_process_of_its_own(tmp_path: Path) -> None:

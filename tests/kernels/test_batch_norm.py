@@ -236,7 +236,7 @@ def _apply(**changes: object) -> None:
     arguments = {"running_mean": torch.zeros(3), "running_var": torch.ones(3), "x": torch.zeros(2, 2, 2, 3), **changes}
     tensors = {k: tensor(v.to(DEVICE), False) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
     out = tensors.pop("out", None)
-    batch_norm_relu(tensors.pop("x"), **tensors, out=out and out.data)
+    batch_norm_relu(tensors.pop("x"), **tensors, out=None if out is None else out.data)
 
 
 @pytest.mark.parametrize(

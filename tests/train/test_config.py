@@ -43,6 +43,7 @@ def test_machine_defaults_yield_to_what_was_chosen() -> None:
         ("batch_size", -1, "batch_size must be at least 1"),
         ("lr", 0.0, "lr must be above 0"),
         ("lr", float("nan"), "lr must be above 0"),
+        ("weight_decay", float("inf"), "weight_decay must be finite, got inf"),
         ("momentum", 1.0, "momentum must be from 0 to below 1"),
         ("size", "large", "size must be int, got 'large'"),
         ("seed", -1, "seed must be at least 0"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import write_folder
 from PIL import Image
 
 from tritonnet.data import Cells, DataError
@@ -59,6 +60,19 @@ def test_agrees_with_the_network_s_own_predict(model: Path) -> None:
     assert np.array_equal(np.stack(predict_classes(trained, images)), trained.network.predict(images))
 
 
+def test_spares_what_is_there(model: Path, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data")
+    truth = (data / "masks" / "cell_0.png").read_bytes()
+    with pytest.raises(DataError, match="was not written by predict; choose another --out"):
+        predict(model, data, data)
+    assert (data / "masks" / "cell_0.png").read_bytes() == truth
+    assert not (data / "overlays").exists()
+    for _ in range(2):  # its own masks it writes anew
+        predict(model, data, tmp_path / "out", tell=lambda _: None)
+    with pytest.raises(DataError, match="its result would overwrite it"):
+        predict(model, tmp_path / "out" / "overlays", tmp_path / "out")
+
+
 def test_refuses(model: Path, tmp_path: Path) -> None:
     for name in ("a.png", "a.bmp"):
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
@@ -72,3 +86,6 @@ def test_refuses(model: Path, tmp_path: Path) -> None:
     replace(trained, card=card).save(tmp_path / "odd.h5")
     with pytest.raises(ModelFileError, match="the weights must fit the network"):
         Trained.load(tmp_path / "odd.h5")
+    replace(trained, card={**trained.card, "data": {}}).save(tmp_path / "bare.h5")
+    with pytest.raises(ModelFileError, match="size"):
+        Trained.load(tmp_path / "bare.h5")

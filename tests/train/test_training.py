@@ -1,6 +1,7 @@
 """The training loop: what it writes, that it learns, that it is reproducible, also when stopped."""
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from tritonnet import io
 from tritonnet.data import DataError
+from tritonnet.io import ModelFileError
 from tritonnet.kernels.fault import Fault
 from tritonnet.kernels.runtime import Refused
 from tritonnet.train import Config, Listener, Trained, evaluate, resume, train
@@ -187,6 +189,43 @@ def test_refuses(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "last.h5").write_bytes((finished / "best.h5").read_bytes())
     with pytest.raises(DataError, match="is it a copy of best"):
         resume(tmp_path / "run", Silent())
+
+
+def test_refuses_a_damaged_best_before_it_goes_on(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "best.h5").write_bytes((finished / "best.h5").read_bytes()[:5000])
+    with pytest.raises(ModelFileError, match=r"best\.h5: damaged or cut short"):
+        resume(tmp_path / "run", Silent())
+
+
+@pytest.mark.parametrize("ignored", [(0, 1, 2, 3), (4,)], ids=["train", "val"])
+def test_refuses_masks_that_ignore_every_pixel(ignored: tuple[int, ...], tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data")
+    for index in range(5):
+        mask = np.arange(256, dtype=np.uint8).reshape(16, 16) % 2
+        Image.fromarray(mask * 0 + 255 if index in ignored else mask).save(data / "masks" / f"cell_{index}.png")
+    with pytest.raises(DataError, match="is ignored at 16 x 16, which leaves nothing to learn or score"):
+        train(replace(TINY, data=str(data), out=str(tmp_path / "run")), Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_split_file_is_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_folder(tmp_path / "data")
+    (tmp_path / "val.txt").write_text("cell_1\n")
+    monkeypatch.chdir(tmp_path)
+    train(replace(TINY, data=str(data), out=str(tmp_path / "run"), epochs=1, val="val.txt"), Silent())
+    monkeypatch.chdir("/")
+    dataset, _ = evaluate(tmp_path / "run" / "best.h5")
+    assert dataset.splits["val"] == (1,)
+
+
+def test_one_image_can_be_evaluated(finished: Path, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", count=1)
+    path = data / "masks" / "cell_0.png"
+    Image.fromarray(np.array(Image.open(path)) // 255).save(path)  # the values of made cells
+    dataset, metrics = evaluate(finished / "best.h5", str(data), split="all")
+    assert len(dataset) == 1
+    assert sum(map(sum, metrics.matrix)) == 256
 
 
 def test_sigmoid_refuses_three_classes(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The commands. What a user got wrong ends in one line on stderr and exit code 2, never in a stack trace."""
 
+import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ from tritonnet.cli.progress import listener
 from tritonnet.data import DataError
 from tritonnet.io import ModelFileError
 from tritonnet.kernels.fault import Fault
-from tritonnet.kernels.runtime import INTERPRET, Refused
+from tritonnet.kernels.runtime import INTERPRET, Refused, refuse
 from tritonnet.train import Config, Metrics, Run, Trained
 from tritonnet.train import evaluate as evaluate_model
 from tritonnet.train import predict as predict_pictures
@@ -25,6 +27,7 @@ __all__ = ["app", "main"]
 
 MISTAKES = (DataError, Fault, ModelFileError, OSError, Refused)
 MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
+MEMORY_IS_SHORT = "out of memory; choose a smaller --batch-size, --size or --base-channels"
 
 app = typer.Typer(
     add_completion=False,
@@ -43,23 +46,28 @@ def main(args: list[str] | None = None) -> None:
         args: in place of the command line's.
     """
     arguments = sys.argv[1:] if args is None else args
+    # NaN is found and said by our own check; numpy's remarks on it, from inside the interpreter, would drown that line
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"triton\.runtime\.interpreter")
     try:
         code = app(arguments or ["--help"], prog_name="tritonnet", standalone_mode=False)
     except MEMORY:
-        code = _complain("out of memory; choose a smaller --batch-size, --size or --base-channels")
+        code = _complain(MEMORY_IS_SHORT)
     except MISTAKES as error:
         code = _complain(
             f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         )
     except Exception as error:
-        if not hasattr(error, "format_message"):  # the argument parser's own errors have it
+        if "DefaultCPUAllocator" in str(error):  # torch has no type for it
+            code = _complain(MEMORY_IS_SHORT)
+        elif not hasattr(error, "format_message"):  # the argument parser's own errors have it
             raise
-        code = _complain(f"{error.format_message().rstrip('.')}; tritonnet --help explains")
+        else:
+            code = _complain(f"{error.format_message().rstrip('.')}; tritonnet --help explains")
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _complain(text: str) -> int:
-    print(f"tritonnet: error: {' '.join(text.split())}", file=sys.stderr)
+    print(f"tritonnet: error: {' '.join(text.splitlines())}", file=sys.stderr)
     return 2
 
 
@@ -82,7 +90,8 @@ def train(
     val: Annotated[str | None, _option("val", "auto")] = None,
     out: Annotated[str | None, _option("out", "")] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="go on with a stopped run folder; alone, its config.toml says the rest")
+        Path | None,
+        typer.Option(help="go on with a stopped run folder; leave the other options out, its config.toml has them"),
     ] = None,
     base_channels: Annotated[int | None, _option("base_channels", "64")] = None,
     depth: Annotated[int | None, _option("depth", "4")] = None,
@@ -108,10 +117,13 @@ def train(
     and config.toml.
     """
     chosen = {name: value for name, value in locals().items() if name != "resume" and value is not None}
+    for name, value in chosen.items():
+        if value == "":  # as from a shell variable that is not set
+            refuse("train", f"--{name} must not be empty")
     if resume is not None:
         if chosen:
             given = ", ".join("--" + name.replace("_", "-") for name in chosen)
-            raise Refused(f"[train] --resume takes its options from the run's config.toml; leave out {given}")
+            refuse("train", f"--resume takes its options from the run's config.toml; leave out {given}")
         _finish(_run(lambda: resume_run(resume, listener())))
         return
     config = Config.for_machine(**chosen)
@@ -132,7 +144,7 @@ def _finish(run: Run) -> None:
         f"on {run.validated} images"
     )
     print(f"pictures: {run.folder}/samples, {run.folder}/curves.png")
-    print(f"next: tritonnet predict {run.folder}/best.h5 PICTURES")
+    print(f"next: tritonnet predict {shlex.quote(f'{run.folder}/best.h5')} PICTURES")
 
 
 ModelPath = Annotated[
@@ -204,7 +216,7 @@ def summary(
     in_channels: Annotated[int, typer.Option(help="channels of an image")] = 3,
     classes: Annotated[
         int | None,
-        typer.Option(help="channels of the head [default: 2; poster 1, as printed there]", show_default=False),
+        typer.Option(help="channels of the head [default: 2; poster 1, as printed there]", show_default=False, min=1),
     ] = None,
     size: Annotated[
         int | None, typer.Option(help="side of an image [default: 256; poster 32]", show_default=False)

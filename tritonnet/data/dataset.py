@@ -161,7 +161,8 @@ def split(names: Sequence[str], spec: str) -> dict[str, tuple[int, ...]]:
     parts = {"train": tuple(i for i in range(count) if i not in chosen), "val": tuple(sorted(chosen))}
     if spec != "none" and not all(parts.values()):
         empty = "training" if parts["val"] else "validation"
-        raise DataError(f"--val {spec} leaves no image of {count} for {empty}; choose another split, such as every:2")
+        remedy = "choose another split, such as every:2" if count > 1 else "add images"
+        raise DataError(f"--val {spec} leaves no image of {count} for {empty}; {remedy}")
     return parts
 
 

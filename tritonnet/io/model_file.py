@@ -1,9 +1,10 @@
 r"""Model files: HDF5, one schema, written atomically, read with suspicion.
 
     /                          attributes format = "tritonnet", format_version = 1
-    /config                    JSON text: the model and its arguments, image scaling, classes, palette, mask mapping,
-    precision /model/<state_dict key>    arrays in torch's logical shape, C order /optimizer/<slot>/<key>    arrays
-    (last.h5 only) /progress                  JSON text: epoch, step, position, seed, ... (last.h5 only)
+    /config                    JSON text: the model and its arguments, image scaling, classes, palette, mask mapping
+    /model/<state_dict key>    arrays in torch's logical shape, C order
+    /optimizer/<slot>/<key>    arrays (last.h5 only)
+    /progress                  JSON text: epoch, step, position, seed, ... (last.h5 only)
 
 Every dataset has an attribute `sha256`: the hash of the line "<path> <dtype> <shape>\n", for example
 "/model/outc.conv.bias <f4 (2,)\n", followed by the array's bytes (C order, little-endian); JSON text is hashed the
@@ -115,7 +116,7 @@ def load_model(path: str | os.PathLike[str], *, training: bool = True) -> ModelF
             start = raw.read(8)
         if start != _SIGNATURE:
             pytorch = start[:2] in (b"PK", b"\x80\x02")
-            hint = "it looks like a PyTorch file; those are read by load_pth" if pytorch else "not HDF5"
+            hint = "it looks like a PyTorch file; tritonnet.io.load_pth reads those" if pytorch else "not HDF5"
             raise ModelFileError(f"not a tritonnet model file ({hint})")
         # model files are replaced, never changed in place, so reading needs no lock
         with h5py.File(path, "r", locking=False) as file:
@@ -124,7 +125,9 @@ def load_model(path: str | os.PathLike[str], *, training: bool = True) -> ModelF
         raise ModelFileError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
-    except (PermissionError, IsADirectoryError) as error:
+    except IsADirectoryError:
+        raise ModelFileError(f"{path}: is a folder; name a model file, such as {path / 'best.h5'}") from None
+    except PermissionError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # h5py raises many types on damaged files
         raise ModelFileError(f"{path}: damaged or cut short ({_line(error)})") from error

@@ -97,6 +97,8 @@ class Config:
                 refuse("config", f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 < self.lr < float("inf"):
             refuse("config", f"lr must be above 0 and finite, got {self.lr}")
+        if self.weight_decay == float("inf"):
+            refuse("config", "weight_decay must be finite, got inf")
         if not 0 <= self.momentum < 1:
             refuse("config", f"momentum must be from 0 to below 1, got {self.momentum}")
 

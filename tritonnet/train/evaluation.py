@@ -1,5 +1,6 @@
 """Scores of a network on a set of images: the mean loss, and metrics from one confusion matrix summed on the device."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from tritonnet.train.metrics import Metrics
 from tritonnet.train.objective import Objective
 from tritonnet.train.trained import Trained
 
-__all__ = ["evaluate", "open_data", "score"]
+__all__ = ["check_some_pixel_counts", "evaluate", "open_data", "score"]
 
 
 def open_data(config: Config, model: Trained | None = None) -> Dataset:
@@ -29,6 +30,20 @@ def open_data(config: Config, model: Trained | None = None) -> Dataset:
     if model is None:
         return open_dataset(config.data, config.size, val=val)
     return open_dataset(config.data, config.size, val=val, channels=model.channels, mapping=model.mapping)
+
+
+def check_some_pixel_counts(dataset: Dataset, indices: Sequence[int], name: str) -> None:
+    """Refuse images whose masks ignore every pixel: there is nothing to learn from them or to score.
+
+    Raises:
+        DataError: so it is, or a file is damaged.
+    """
+    if not any((dataset.sample(index)[1] != IGNORE).any() for index in indices):
+        first = dataset.names[indices[0]]
+        raise DataError(
+            f"{name}: every pixel of the {len(indices)} masks from {first} on is ignored at {dataset.size} x "
+            f"{dataset.size}, which leaves nothing to learn or score; check the masks, or divide otherwise with --val"
+        )
 
 
 def score(network: Segmenter, normalizer: Normalizer, loader: Loader, objective: Objective) -> tuple[float, Metrics]:
@@ -76,9 +91,8 @@ def evaluate(
     """
     trained = model if isinstance(model, Trained) else Trained.load(model)
     run = trained.card["run"]
-    config = Config(
-        data=data or run["data"], val=val or run["val"], size=trained.size, cells=run["cells"], seed=run["seed"]
-    )
+    spec = "none" if split == "all" else val or run["val"]  # all need no division
+    config = Config(data=data or run["data"], val=spec, size=trained.size, cells=run["cells"], seed=run["seed"])
     dataset = open_data(config, trained)
     if dataset.num_classes > len(trained.class_names):
         raise DataError(
@@ -88,6 +102,7 @@ def evaluate(
     splits = {**dataset.splits, "all": tuple(range(len(dataset)))}
     if not splits.get(split):
         raise DataError(f"split must be one of {', '.join(name for name in splits if splits[name])}, got {split!r}")
+    check_some_pixel_counts(dataset, splits[split], config.data or "made cells")
     normalizer = Normalizer(trained.card["mean"], trained.card["std"], dataset.scale)
     with precision(trained.precision):
         loader = Loader(dataset, splits[split], batch_size, shuffle=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tritonnet.data import DataError
 from tritonnet.io import write_atomically
+from tritonnet.train.config import Config
 
 __all__ = ["COLUMNS", "Row", "RunFolder", "better", "rounded"]
 
@@ -34,7 +35,7 @@ class RunFolder:
     Args:
         path: the folder; empty: the next free of runs/001, runs/002, ...
         fresh: for a new run, which `make`s it; otherwise it must be there.
-        replacing: take the place of an earlier run in it.
+        replacing: take the place of an earlier run on made data in it.
 
     Raises:
         DataError: a fresh folder that holds a run already, or none where one must be.
@@ -53,11 +54,10 @@ class RunFolder:
             if not self.last.is_file():
                 raise DataError(f"{self.path}: must be a run folder with last.h5 to go on from; found none")
             return
-        self.replaced = replacing and self.config.is_file()
+        self.replaced = replacing and self.config.is_file() and not Config.load(self.config).data
         if self.path.exists() and not self.replaced and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise DataError(
-                f"{self.path}: must be a new or empty folder; choose another --out, or go on with --resume {self.path}"
-            )
+            other = f", or go on with --resume {self.path}" if self.last.is_file() else ""
+            raise DataError(f"{self.path}: must be a new or empty folder; choose another --out{other}")
 
     def make(self) -> None:
         """Make the folder, without what an earlier run left in it."""

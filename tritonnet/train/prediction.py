@@ -87,6 +87,7 @@ def predict(
                 f"{picture}: its mask would overwrite that of {stems[picture.stem].name}; rename one of them"
             )
         stems[picture.stem] = picture
+    _spare_what_is_there(pictures, masks, overlays)
     for folder in (masks, overlays):
         folder.mkdir(parents=True, exist_ok=True)
     normalizer = trained.normalizer()
@@ -98,14 +99,25 @@ def predict(
         sizes = [(picture.shape[0], picture.shape[1]) for picture in shown]
         found = predict_classes(trained, np.stack(seen), sizes, normalizer)
         for path, pixels, mask in zip(part, shown, found, strict=True):
-            save_mask(masks / f"{path.stem}.png", mask, trained.palette)
+            # the mask last: one without its overlay is not of our making
             overlay(pixels, mask, trained.palette).save(overlays / f"{path.stem}.png")
+            save_mask(masks / f"{path.stem}.png", mask, trained.palette)
             written.append(masks / f"{path.stem}.png")
             shares = np.bincount(mask.ravel(), minlength=len(trained.class_names)) / mask.size
             tell(
                 f"{path.name}: " + ", ".join(f"{n} {s:.1%}" for n, s in zip(trained.class_names, shares, strict=False))
             )
     return written
+
+
+def _spare_what_is_there(pictures: Sequence[Path], masks: Path, overlays: Path) -> None:
+    """Refuse to write over the pictures themselves, or over masks that were not predicted, such as those trained on."""
+    for picture in pictures:
+        mask, shown = (folder / f"{picture.stem}.png" for folder in (masks, overlays))
+        if picture.resolve() in (mask.resolve(), shown.resolve()):
+            raise DataError(f"{picture}: its result would overwrite it; choose another --out")
+        if mask.exists() and not shown.exists():
+            raise DataError(f"{mask}: is there already and was not written by predict; choose another --out")
 
 
 def write_samples(folder: Path, trained: Trained, dataset: Dataset, indices: Sequence[int]) -> None:

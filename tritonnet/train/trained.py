@@ -44,11 +44,14 @@ class Trained:
             network = models.build(file.config["model"])
             network.load_state_dict(file.model)
             network.set_normalization(file.config["mean"], file.config["std"])
+            trained = cls(network, file.config)
+            _ = trained.size, trained.wide, trained.class_names, trained.palette, trained.mapping, trained.normalizer()
+            _ = [file.config["run"][name] for name in ("data", "val", "cells", "seed")]
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise ModelFileError(f"{path}: the weights must fit the network of the configuration: {reason}") from error
         network.eval()
-        return cls(network, file.config)
+        return trained
 
     @property
     def size(self) -> int:

@@ -8,6 +8,7 @@ never stopped.
 
 import json
 import math
+import shlex
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from tritonnet.kernels import runtime
 from tritonnet.ops.random import manual_seed
 from tritonnet.train.batches import Normalizer, to_device
 from tritonnet.train.config import Config
-from tritonnet.train.evaluation import open_data, score
+from tritonnet.train.evaluation import check_some_pixel_counts, open_data, score
 from tritonnet.train.folder import Row, RunFolder, better, rounded
 from tritonnet.train.graph import CapturedStep
 from tritonnet.train.objective import Objective
@@ -59,6 +60,8 @@ class Training:
         self.train_indices, self.val_indices = _splits(self.dataset, config)
         self.network = build(config, self.dataset)
         mean, std = channel_statistics(self.dataset, self.train_indices)
+        for indices in (self.train_indices, self.val_indices):
+            check_some_pixel_counts(self.dataset, indices, config.data or "made cells")
         self.network.set_normalization(mean, std)
         card = {
             "model": self.network.config, "data": self.dataset.config(), "mean": list(mean), "std": list(std),
@@ -135,7 +138,7 @@ class Training:
                         break
         except KeyboardInterrupt:
             self.listener.end()
-            saved_one = f"go on with: tritonnet train --resume {self.folder.path}"
+            saved_one = f"go on with: tritonnet train --resume {shlex.quote(str(self.folder.path))}"
             self.listener.message(f"stopped; {saved_one if self.folder.last.exists() else 'nothing was saved yet'}")
             raise
         finally:
@@ -212,6 +215,7 @@ class Training:
             raise DataError(
                 f"{self.config.data}: the images or masks changed since the run was stopped; start a new run"
             )
+        io.load_model(self.folder.best, training=False)  # the run ends with it: refuse a lost or damaged one now
         self.network.load_state_dict(file.model)
         positions = {name: index for index, (name, _) in enumerate(self.network.named_parameters())}
         slots = {s: {positions[name]: array for name, array in arrays.items()} for s, arrays in file.optimizer.items()}
@@ -278,7 +282,8 @@ def train(config: Config, listener: Listener | None = None, *, replacing: bool =
     """
     folder = RunFolder(config.out, fresh=True, replacing=replacing)
     data = str(Path(config.data).resolve()) if config.data else ""
-    training = Training(replace(config, out=str(folder.path), data=data), folder, listener or Listener())
+    val = str(Path(config.val).resolve()) if Path(config.val).is_file() else config.val
+    training = Training(replace(config, out=str(folder.path), data=data, val=val), folder, listener or Listener())
     folder.make()
     training.config.save(folder.config)
     return training.run()
