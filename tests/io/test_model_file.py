@@ -108,7 +108,7 @@ def test_no_model_file(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
     refused("none.h5", "no such file")
-    refused("", "cannot be read")
+    refused("", "is a folder; name a model file")
     (tmp_path / "empty.h5").touch()
     refused("empty.h5", "not a tritonnet model file")
     (tmp_path / "a.pth").write_bytes(b"PK\x03\x04 and so on")
