@@ -108,10 +108,10 @@ def pick_tile(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str) 
     )  # else every element has an address of its own, and those take registers
     flat = name == "conv2d_fwd" and flattens(g.C)
     block_n = min(max(next_power_of_2(width), 16), 128 if wide else 64)
-    block_k = 32 if flat else 16 if depth < 32 or not aligned else 64 if depth >= 64 and wide else 32
-    block_m = 128 if flat or (aligned and (wide or block_n <= 32)) else 64
+    block_k = 32 if flat and wide else 16 if depth < 32 or not aligned else 64 if depth >= 64 and wide else 32
+    block_m = 128 if aligned and (wide or block_n <= 32) else 64
     heavy = block_n >= 128 or (
-        name == "conv2d_dgrad" and (block_m * max(block_n, block_k) >= 8192 or min(depth, width) < 16)
+        name == "conv2d_dgrad" and (not wide or block_m * max(block_n, block_k) >= 8192 or min(depth, width) < 16)
     )
     return Tile("gather", block_m, block_n, block_k, 8 if heavy else 4, 3 if wide else 2)
 
@@ -133,14 +133,19 @@ def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
             "patch", block_m, block_n, rows * columns, 8 if arch == "sm_100" else 4, 2, splits=splits, rows=rows
         )
     if form == "tensormap":
-        row = wide and g.S == 3 and max(g.C, g.K) <= 256  # small tiles: three taps share one tile of dy
-        step, stages = (64, 3) if wide and max(g.C, g.K) <= 64 else (32, 4) if row else (64, 2) if wide else (32, 2)
+        # three taps share one tile of dy: small problems, and tf32, whose operands pass through registers, gain by it
+        row = g.S == 3 and (not wide or max(g.C, g.K) <= 256)
+        if wide:
+            step, stages = (64, 3) if max(g.C, g.K) <= 64 else (32, 4) if row else (64, 2)
+        else:
+            step, stages = (16, 4) if row else (32, 2)
         images, rows, columns = pixel_tile(g.N, g.P, g.Q, step, wide=True)
         block_m, block_n = (128 if g.K > 64 else 64), (64 if row or g.C % 128 else 128)
         taps = 3 if row else 1
         programs = cdiv(g.K, block_m) * cdiv(g.C, block_n) * g.R * g.S // taps
         steps = cdiv(g.N, images) * cdiv(g.P, rows) * cdiv(g.Q, columns)
-        warps = 8 if arch == "sm_100" and block_m * block_n >= 16384 else 4
+        few = arch in ("sm_100", "sm_120")  # the compiler has fewer registers to give there
+        warps = 8 if few and block_m * block_n * taps >= 16384 else 4
         return Tile(
             "tensormap", block_m, block_n, step, warps, stages, split_count(programs, steps, 2), rows, images, taps
         )

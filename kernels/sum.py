@@ -19,7 +19,7 @@ import triton.language as tl
 from tritonnet.kernels import runtime
 from tritonnet.kernels.convert import cast, nhwc_to_nchw
 from tritonnet.kernels.mul import mul_fwd
-from tritonnet.kernels.runtime import INTERPRET, cdiv, image, launch, multiprocessors, next_power_of_2, refuse
+from tritonnet.kernels.runtime import INTERPRET, arch, cdiv, image, launch, multiprocessors, next_power_of_2, refuse
 
 __all__ = ["pixel_sum", "sum_fwd", "sum_to"]
 
@@ -95,6 +95,7 @@ def sum_fwd(x: Buffer, dims: Sequence[int], scale: float = 1.0, dtype: torch.dty
     (_, r0), (R1, r1) = [*summed, (1, 0), (1, 0)][:2]
     outputs, terms = y.numel(), x.numel() // max(y.numel(), 1)
     elements = 65536 if INTERPRET else 4096
+    warps = 8 if arch() == "sm_120" else 4  # where 4 would spill
     if inner_kept:  # neighbouring lanes read neighbouring outputs
         block_o = min(next_power_of_2(max(outputs, 1)), 1024 if INTERPRET else 64)
         block_r = min(next_power_of_2(max(terms, 1)), elements // block_o)
@@ -108,7 +109,7 @@ def sum_fwd(x: Buffer, dims: Sequence[int], scale: float = 1.0, dtype: torch.dty
     partial = runtime.empty((splits, outputs), torch.float32 if floating else torch.int64) if splits > 1 else y
     launch(
         _sum_fwd_kernel, (cdiv(outputs, block_o), splits), x, partial, outputs, K1, terms, R1, k0, k1, r0, r1, span,
-        1.0 if splits > 1 else float(scale), ACC=acc, BLOCK_R=block_r, BLOCK_O=block_o, num_warps=4,
+        1.0 if splits > 1 else float(scale), ACC=acc, BLOCK_R=block_r, BLOCK_O=block_o, num_warps=warps,
     )  # fmt: skip
     if splits > 1:
         # few outputs a program: the partial sums are small, so more programs count for more than whole lines
@@ -116,7 +117,7 @@ def sum_fwd(x: Buffer, dims: Sequence[int], scale: float = 1.0, dtype: torch.dty
         block_r = min(next_power_of_2(splits), elements // block_o)
         launch(
             _sum_fwd_kernel, (cdiv(outputs, block_o), 1), partial, y, outputs, 1, splits, 1, 1, 0, outputs, 0, splits,
-            float(scale), ACC=acc, BLOCK_R=block_r, BLOCK_O=block_o, num_warps=4,
+            float(scale), ACC=acc, BLOCK_R=block_r, BLOCK_O=block_o, num_warps=warps,
         )  # fmt: skip
     return y
 
