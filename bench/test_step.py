@@ -75,8 +75,9 @@ def captured(step: Callable[..., Any], *inputs: torch.Tensor) -> Callable[[], An
     return graph.replay
 
 
+@pytest.mark.parametrize("mode", ["eager", "graph"])
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0]}-batch{c[1]}-{c[3]}")
-def test_step(versus: Callable[..., None], case: tuple[str, int, int, str]) -> None:
+def test_step(versus: Callable[..., None], case: tuple[str, int, int, str], mode: str) -> None:
     model, batch, side, precision = case
     torch.manual_seed(0)
     theirs = Theirs(case)
@@ -86,22 +87,11 @@ def test_step(versus: Callable[..., None], case: tuple[str, int, int, str]) -> N
     mine = images.permute(0, 2, 3, 1)
     first = float(ours.step(mine, masks).item()), float(theirs.step(images, masks))
     assert abs(first[0] - first[1]) <= 2e-2 * abs(first[1]), f"losses of the first step: {first}"
-    name = f"{model}-batch{batch}-{precision}"
-    common = {"rtol": None, "flush": False, "graph": False, "repeats": 20}
-    versus(lambda: ours.step(mine, masks), lambda: theirs.step(images, masks), case=f"{name}-eager", **common)
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0]}-batch{c[1]}-{c[3]}")
-def test_step_graph(versus: Callable[..., None], case: tuple[str, int, int, str]) -> None:
-    model, batch, side, precision = case
-    torch.manual_seed(0)
-    theirs = Theirs(case)
-    ours = Ours(case, theirs.network)
-    images = torch.randn(batch, 3, side, side, device="cuda").to(memory_format=torch.channels_last)
-    masks = torch.randint(0, 2, (batch, side, side), device="cuda")
-    mine = images.permute(0, 2, 3, 1)
-    replay, recorded = captured(theirs.step, images, masks), CapturedStep(ours.step, ours.optimizer.publish)
-    for _ in range(3):
+    if mode == "graph":
+        recorded, peer = CapturedStep(ours.step, ours.optimizer.publish), captured(theirs.step, images, masks)
+    else:
+        recorded, peer = ours.step, lambda: theirs.step(images, masks)
+    for _ in range(3):  # the third time records
         recorded(mine, masks)
-    common = {"rtol": None, "flush": False, "graph": False, "repeats": 20}
-    versus(lambda: recorded(mine, masks), replay, case=f"{model}-batch{batch}-{precision}-graph", **common)
+    name = f"{model}-batch{batch}-{precision}-{mode}"
+    versus(lambda: recorded(mine, masks), peer, rtol=None, flush=False, graph=False, case=name)

@@ -5,7 +5,8 @@ below, whose numbers come from the same sweeps: a problem near a swept one runs 
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -65,11 +66,14 @@ class Geometry:
 
 @functools.cache
 def pick_tile(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
-    """The tile for pass `name`: from the architecture's table if the problem is in it, else by rule.
+    """The tile for pass `name`, by table or rule; noted, for runs that store their tiles. Cached: every launch asks."""
+    problem = f"{g.key} {str(dtype).removeprefix('torch.')}"
+    tile = _pick(name, g, dtype, form, arch, tile_table.lookup(arch, name, problem))
+    tile_table.note(arch, name, problem, asdict(tile))
+    return tile
 
-    The rule's numbers come from the sweep in bench/sweep_conv2d.py. Cached: it runs before every launch.
-    """
-    found = tile_table.lookup(arch, name, f"{g.key} {str(dtype).removeprefix('torch.')}")
+
+def _pick(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str, found: dict[str, Any] | None) -> Tile:
     if found is not None:
         tile = Tile(**found)
         if tile.form in (form, "gather"):

@@ -3,7 +3,8 @@
     table[pass][problem] = the fields of the op's Tile
 
 A table is what a sweep found (`bench/sweep_conv2d.py`). The user's own sweeps lie in $TRITONNET_CACHE (default
-~/.cache/tritonnet)/<arch>.json and win over the shipped ones. Nothing is timed at run time, so two runs pick the same tiles.
+~/.cache/tritonnet)/<arch>.json and win over the shipped ones. Nothing is timed at run time, so two runs pick the same
+tiles. What a process chose is noted; a run that goes on after a table changed pins what it had and keeps its bits.
 """
 
 import functools
@@ -12,9 +13,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["lookup"]
+__all__ = ["chosen", "lookup", "note", "pin"]
 
 Table = dict[str, dict[str, dict[str, Any]]]
+
+_pinned: dict[str, Table] = {}  # by architecture
+_chosen: dict[str, Table] = {}
 
 
 def _read(path: Path) -> Table:
@@ -29,8 +33,25 @@ def _tables(arch: str) -> tuple[Table, ...]:
 
 def lookup(arch: str, name: str, problem: str) -> dict[str, Any] | None:
     """The tile's fields for pass `name` of `problem` on `arch`, or None."""
-    for table in _tables(arch):
+    for table in (_pinned.get(arch, {}), *_tables(arch)):
         found = table.get(name, {}).get(problem)
         if found is not None:
             return found
     return None
+
+
+def note(arch: str, name: str, problem: str, tile: dict[str, Any]) -> None:
+    """Remember that pass `name` of `problem` runs with a tile of these fields."""
+    _chosen.setdefault(arch, {}).setdefault(name, {})[problem] = tile
+
+
+def chosen() -> dict[str, Table]:
+    """What this process chose so far, by architecture: JSON-able, for `pin`."""
+    return _chosen
+
+
+def pin(tiles: dict[str, Table]) -> None:
+    """From now on choose these tiles, as `chosen` gave them, before any table's. Tiles already in use stay."""
+    for arch, table in tiles.items():
+        for name, problems in table.items():
+            _pinned.setdefault(arch, {}).setdefault(name, {}).update(problems)

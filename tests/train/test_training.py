@@ -96,6 +96,8 @@ def test_resumed_run_ends_with_the_same_bits(finished: Path, tmp_path: Path) -> 
     assert len(table(tmp_path / "run")) == 1
     resume(tmp_path / "run", Silent())
     assert same(finished / "last.h5", tmp_path / "run" / "last.h5")
+    tiles = (io.load_model(tmp_path / "run" / "last.h5").progress or {})["tiles"]
+    assert any("conv2d_wgrad" in passes for passes in tiles.values())
     assert same(finished / "best.h5", tmp_path / "run" / "best.h5")
     for ours, theirs in zip(table(finished), table(tmp_path / "run"), strict=True):
         assert [ours[name] for name in COLUMNS[:7]] == [theirs[name] for name in COLUMNS[:7]]

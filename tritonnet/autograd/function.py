@@ -176,8 +176,8 @@ def backward(root: "Tensor", gradient: Buffer, retain_graph: bool) -> None:
         del results
 
 
-def graph(root: "Tensor") -> str:
-    """The recorded operations that lead to `root`, one a line, first recorded first; leaves by their shape."""
+def graph(root: "Tensor") -> None:
+    """Print the recorded operations that lead to `root`, one a line, first recorded first; leaves by their shape."""
     edge = root.edge()
     stack = [edge[0]] if isinstance(edge, tuple) else []
     seen: dict[int, Node] = {}
@@ -197,4 +197,4 @@ def graph(root: "Tensor") -> str:
             elif edge is not None:
                 sources.append(f"leaf{tuple(edge.shape)}")
         lines.append(f"%{number} = {seen[sequence].function.name}({', '.join(sources)})")
-    return "\n".join(lines)
+    print("\n".join(lines))

@@ -19,7 +19,7 @@ import torch
 from tritonnet import io, models, optim
 from tritonnet.autograd import Tensor, no_grad, precision
 from tritonnet.data import IGNORE, DataError, Dataset, Loader, channel_statistics
-from tritonnet.kernels import runtime
+from tritonnet.kernels import runtime, tile_table
 from tritonnet.ops.random import manual_seed
 from tritonnet.train.batches import Normalizer, to_device
 from tritonnet.train.config import Config
@@ -195,7 +195,7 @@ class Training:
         }
         progress = {
             "epoch": len(self.history), "step": len(self.history) * len(self.loader), "position": 0,
-            "seed": self.config.seed, "best": int(self.best["epoch"]),
+            "seed": self.config.seed, "best": int(self.best["epoch"]), "tiles": tile_table.chosen(),
         }  # fmt: skip
         self.trained.save(self.folder.last, optimizer=slots, progress=progress)
 
@@ -216,6 +216,7 @@ class Training:
                 f"{self.config.data}: the images or masks changed since the run was stopped; start a new run"
             )
         io.load_model(self.folder.best, training=False)  # the run ends with it: refuse a lost or damaged one now
+        tile_table.pin(file.progress.get("tiles", {}))  # other tiles would round otherwise
         self.network.load_state_dict(file.model)
         positions = {name: index for index, (name, _) in enumerate(self.network.named_parameters())}
         slots = {s: {positions[name]: array for name, array in arrays.items()} for s, arrays in file.optimizer.items()}

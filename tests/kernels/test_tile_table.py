@@ -1,0 +1,52 @@
+"""Tiles: the table wins over the rule, what was pinned over the table, and what was chosen is noted."""
+
+import json
+
+import pytest
+import torch
+
+from tritonnet.kernels import tile_table
+from tritonnet.kernels.conv2d_tiles import Geometry, Tile, pick_tile
+
+G = Geometry(3, 9, 9, 5, 9, 9, 7, 3, 3, (1, 1), (1, 1), (1, 1))  # in no table
+KEY = f"{G.key} float32"
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """No tile of these tests outlives them."""
+    monkeypatch.setattr(tile_table, "_pinned", {})
+    monkeypatch.setattr(tile_table, "_chosen", {})
+    pick_tile.cache_clear()
+    yield
+    pick_tile.cache_clear()
+
+
+def test_choice_is_noted_and_can_be_pinned():
+    first = pick_tile("conv2d_fwd", G, torch.float32, "gather", "sm_90")
+    noted = json.loads(json.dumps(tile_table.chosen()))
+    assert Tile(**noted["sm_90"]["conv2d_fwd"][KEY]) == first
+    other = Tile("gather", 32, 16, 16, 2, 1)
+    noted["sm_90"]["conv2d_fwd"][KEY] = dict(vars(other))
+    tile_table.pin(noted)
+    assert pick_tile("conv2d_fwd", G, torch.float32, "gather", "sm_90") == first, "tiles in use stay"
+    pick_tile.cache_clear()
+    assert pick_tile("conv2d_fwd", G, torch.float32, "gather", "sm_90") == other
+    assert pick_tile("conv2d_fwd", G, torch.float32, "gather", "sm_80") != other
+
+
+def test_user_table_wins_over_the_shipped_one(monkeypatch, tmp_path):
+    tile = {"form": "gather", "block_m": 32, "block_n": 32, "block_k": 16, "num_warps": 4, "num_stages": 2}
+    (tmp_path / "sm_90.json").write_text(json.dumps({"conv2d_dgrad": {KEY: tile}}))
+    monkeypatch.setenv("TRITONNET_CACHE", str(tmp_path))
+    tile_table._tables.cache_clear()
+    try:
+        assert pick_tile("conv2d_dgrad", G, torch.float32, "gather", "sm_90") == Tile(**tile)
+    finally:
+        tile_table._tables.cache_clear()
+
+
+def test_a_tile_of_a_form_that_does_not_fit_is_left_out():
+    box = Tile("tensormap", 128, 128, 64, 4, 3, rows=8)
+    tile_table.pin({"sm_90": {"conv2d_fwd": {KEY: dict(vars(box))}}})
+    assert pick_tile("conv2d_fwd", G, torch.float32, "gather", "sm_90").form == "gather"
