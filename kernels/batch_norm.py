@@ -16,6 +16,8 @@ Cost: memory-bound. The forward reads x and writes y; the backward reads x and d
 writes begins at the image's end, which the pass before has just left in the cache.
 """
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -34,9 +36,31 @@ from tritonnet.kernels.batch_norm_stats import (
 from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, launch, next_power_of_2, pitch, refuse
 
 __all__ = [
-    "Running", "batch_norm_bwd", "batch_norm_fwd", "batch_norm_merge", "batch_norm_stats", "coefficients", "feedback",
-    "merge_sums",
+    "Norm", "Running", "batch_norm_bwd", "batch_norm_fwd", "batch_norm_merge", "batch_norm_stats", "coefficients",
+    "feedback", "merge_sums", "relu",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Batch norm by given statistics, all float32 (C,): mean, biased variance, and scale and shift or None."""
+
+    mean: torch.Tensor
+    var: torch.Tensor
+    w: torch.Tensor | None
+    b: torch.Tensor | None
+    eps: float = 1e-5
+
+    @property
+    def buffers(self) -> tuple[torch.Tensor | None, ...]:
+        """The kernels' four pointers."""
+        return self.mean, self.var, self.w, self.b
+
+
+@triton.jit
+def relu(y):
+    """The larger of y and 0; not a maximum, so that NaN stays."""
+    return tl.where(y < 0, 0.0, y)
 
 
 @triton.jit
@@ -79,7 +103,7 @@ def _batch_norm_fwd_kernel(
         x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=live, other=0.0).to(tl.float32)
         y = (x - mean) * scale + b
         if RELU:
-            y = tl.where(y < 0, 0.0, y)  # not a maximum: NaN stays
+            y = relu(y)
         tl.store(y_ptr + m[:, None] * y_pitch + c[None, :], y.to(y_ptr.dtype.element_ty), mask=live)
 
 

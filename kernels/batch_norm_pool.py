@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels.batch_norm import coefficients, feedback, merge_sums
+from tritonnet.kernels.batch_norm import coefficients, feedback, merge_sums, relu
 from tritonnet.kernels.batch_norm_stats import APPLY, OP, REDUCE, check_image, check_vectors, pick_tile
 from tritonnet.kernels.runtime import cdiv, empty, launch, pitch, refuse
 
@@ -61,11 +61,6 @@ def _store(ptr, pixel, W, pitch, c, here, right, below, both, v0, v1, v2, v3):
 
 
 @triton.jit
-def _relu(y):
-    return tl.where(y < 0, 0.0, y)  # not a maximum: NaN stays
-
-
-@triton.jit
 def _larger(y, best):
     """Whether y takes over from `best`, which comes before it."""
     return (y > best) | (y != y)
@@ -92,15 +87,15 @@ def _gradients(
         g0 = tl.zeros_like(x0)
         g1, g2, g3 = g0, g0, g0
     x0, x1, x2, x3 = x0 - mean, x1 - mean, x2 - mean, x3 - mean
-    best = _relu(x0 * scale + b).to(dz_ptr.dtype.element_ty).to(tl.float32)  # as stored
+    best = relu(x0 * scale + b).to(dz_ptr.dtype.element_ty).to(tl.float32)  # as stored
     winner = tl.zeros_like(x0).to(tl.int32)
-    y = _relu(x1 * scale + b).to(dz_ptr.dtype.element_ty).to(tl.float32)
+    y = relu(x1 * scale + b).to(dz_ptr.dtype.element_ty).to(tl.float32)
     take = _larger(y, best)
     best, winner = tl.where(take, y, best), tl.where(take, 1, winner)
-    y = _relu(x2 * scale + b).to(dz_ptr.dtype.element_ty).to(tl.float32)
+    y = relu(x2 * scale + b).to(dz_ptr.dtype.element_ty).to(tl.float32)
     take = _larger(y, best)
     best, winner = tl.where(take, y, best), tl.where(take, 2, winner)
-    y = _relu(x3 * scale + b).to(dz_ptr.dtype.element_ty).to(tl.float32)
+    y = relu(x3 * scale + b).to(dz_ptr.dtype.element_ty).to(tl.float32)
     winner = tl.where(_larger(y, best), 3, winner)
     g0 = _gradient(g0, x0, winner == 0, dz, scale, b)
     g1 = _gradient(g1, x1, winner == 1, dz, scale, b)
@@ -123,8 +118,8 @@ def _batch_norm_pool_fwd_kernel(
             steps - 1 - step, windows, H, W, ROWS, COLUMNS, c, C, BLOCK_M
         )
         x0, x1, x2, x3 = _load(x_ptr, pixel, W, x_pitch, c, here, right, below, both)
-        y0, y1 = _relu((x0 - mean) * scale + b), _relu((x1 - mean) * scale + b)
-        y2, y3 = _relu((x2 - mean) * scale + b), _relu((x3 - mean) * scale + b)
+        y0, y1 = relu((x0 - mean) * scale + b), relu((x1 - mean) * scale + b)
+        y2, y3 = relu((x2 - mean) * scale + b), relu((x3 - mean) * scale + b)
         _store(y_ptr, pixel, W, y_pitch, c, here, right, below, both, y0, y1, y2, y3)
         z = tl.where(_larger(y1, y0), y1, y0)
         z = tl.where(_larger(y2, z), y2, z)

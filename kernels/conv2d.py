@@ -24,6 +24,8 @@ in a fixed order. FLOPs: 2 * N*P*Q * K * R*S*C each pass; bytes: each image once
 import torch
 
 from tritonnet.kernels import conv2d_gather, conv2d_patch, conv2d_tensormap
+from tritonnet.kernels.batch_norm import Norm
+from tritonnet.kernels.batch_norm_stats import check_vectors
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, kernel_form, pick_tile
 from tritonnet.kernels.runtime import arch, check_dtype, empty, image, refuse
 
@@ -85,7 +87,8 @@ def _output(op: str, out: torch.Tensor | None, shape: tuple[int, int, int, int],
 def conv2d_fwd(
     x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None, *,
     stride: tuple[int, int] = (1, 1), padding: tuple[int, int, int, int] = (0, 0, 0, 0), dilation: tuple[int, int] = (1, 1),
-    tf32: bool = False, out: torch.Tensor | None = None, statistics: bool = False, tile: Tile | None = None,
+    tf32: bool = False, out: torch.Tensor | None = None, statistics: bool = False, norm: Norm | None = None,
+    tile: Tile | None = None,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None]:  # fmt: skip
     """Convolve.
 
@@ -98,6 +101,7 @@ def conv2d_fwd(
         tf32: whether float32 products may round their operands to tf32.
         out: where to write, (N, P, Q, K), pitch allowed; allocated otherwise.
         statistics: also return what batch norm needs of y as stored, where the kernel can (else None).
+        norm: batch norm by given statistics and a ReLU, applied to y in float32 before it is stored.
         tile: for tests and sweeps; picked otherwise.
 
     Returns:
@@ -124,16 +128,20 @@ def conv2d_fwd(
             op,
             f"the kernel {R}x{S} (dilation {dilation}) must fit the padded input, got {H}x{W} with padding {padding}",
         )
+    if norm is not None:
+        check_vectors(K, running_mean=norm.mean, running_var=norm.var, weight=norm.w, bias=norm.b)
     g = Geometry(N, H, W, C, P, Q, K, R, S, stride, (top, left), dilation)
     y = _output(op, out, (N, P, Q, K), x.dtype)
     if tile is None:
-        tile = pick_tile("conv2d_fwd", g, x.dtype, kernel_form(g, (x, w, y), tf32), arch())
+        form = kernel_form(g, (x, w, y), tf32)
+        form = "gather" if form == "patch" and norm is not None else form
+        tile = pick_tile("conv2d_fwd", g, x.dtype, form, arch())
     if tile.form == "tensormap":
-        return conv2d_tensormap.fwd(x, w, bias, y, g, tile, statistics)
-    if tile.form == "patch":
+        return conv2d_tensormap.fwd(x, w, bias, y, g, tile, statistics, norm)
+    if tile.form == "patch" and norm is None:
         conv2d_patch.fwd(x, w, bias, y, g, tile)
     else:
-        conv2d_gather.fwd(x, w, bias, y, g, tile, tf32)
+        conv2d_gather.fwd(x, w, bias, y, g, tile, tf32, norm)
     return y, None
 
 

@@ -17,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
+from tritonnet.kernels.batch_norm import Norm, coefficients, relu
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, flattens
 from tritonnet.kernels.runtime import INTERPRET, cdiv, launch, next_power_of_2, pitch
 
@@ -32,11 +33,12 @@ def _dot(a, b, acc, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
 
 @triton.jit
 def _conv2d_fwd_kernel(
-    x_ptr, w_ptr, b_ptr, y_ptr,
-    n_out, H, W, P, Q, C, K, x_pitch, y_pitch,  # n_out = N * P * Q
+    x_ptr, w_ptr, b_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr, y_ptr,
+    n_out, H, W, P, Q, C, K, x_pitch, y_pitch, eps,  # n_out = N * P * Q
     R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr, PAD_W: tl.constexpr, DIL_H: tl.constexpr, DIL_W: tl.constexpr,
-    FLAT: tl.constexpr, WHOLE_C: tl.constexpr, HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+    FLAT: tl.constexpr, WHOLE_C: tl.constexpr, HAS_BIAS: tl.constexpr, NORM: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     blocks_n = tl.cdiv(K, BLOCK_N)
@@ -76,6 +78,9 @@ def _conv2d_fwd_kernel(
             acc = _dot(x, f, acc, PRECISION, UPCAST)
     if HAS_BIAS:
         acc += tl.load(b_ptr + k, mask=k < K, other=0.0)[None, :]
+    if NORM:
+        mean, _, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, k, K, eps)
+        acc = relu((acc - mean) * scale + shift)
     at = m.to(tl.int64)[:, None] * y_pitch + k[None, :]
     tl.store(y_ptr + at, acc.to(y_ptr.dtype.element_ty), mask=(m < n_out)[:, None] & (k < K)[None, :])
 
@@ -215,14 +220,16 @@ def _products(x: torch.Tensor, tf32: bool) -> dict[str, object]:
 
 
 def fwd(
-    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile, tf32: bool
-) -> None:
+    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile, tf32: bool,
+    norm: Norm | None,
+) -> None:  # fmt: skip
     """Write the convolution of x and w to y. Checked and allocated by `conv2d_fwd`."""
     n_out = g.N * g.P * g.Q
     launch(
         _conv2d_fwd_kernel, (cdiv(n_out, t.block_m) * cdiv(g.K, t.block_n),),
-        x, w, bias, y, n_out, g.H, g.W, g.P, g.Q, g.C, g.K, pitch(x), pitch(y), **_window(g), **_products(x, tf32),
-        FLAT=flattens(g.C), WHOLE_C=g.C % t.block_k == 0, HAS_BIAS=bias is not None,
+        x, w, bias, *(norm.buffers if norm else (None,) * 4), y,
+        n_out, g.H, g.W, g.P, g.Q, g.C, g.K, pitch(x), pitch(y), norm.eps if norm else 0.0, **_window(g), **_products(x, tf32),
+        FLAT=flattens(g.C), WHOLE_C=g.C % t.block_k == 0, HAS_BIAS=bias is not None, NORM=norm is not None,
         BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
 

@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from tritonnet.kernels.batch_norm import Norm, coefficients, relu
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile
 from tritonnet.kernels.convert import copy
 from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, launch, pitch
@@ -30,13 +31,13 @@ __all__ = ["dgrad", "fwd", "turned_weights", "wgrad"]
 
 @triton.jit
 def _conv2d_box_kernel(
-    x_map, w_map, b_ptr, y_map, count_ptr, mean_ptr, m2_ptr,
-    N, P, Q, C, K,  # C channels of x are summed over, K come out; P x Q pixels of y
+    x_map, w_map, b_ptr, norm_mean_ptr, norm_var_ptr, scale_ptr, shift_ptr, y_map, count_ptr, mean_ptr, m2_ptr,
+    N, P, Q, C, K, eps,  # C channels of x are summed over, K come out; P x Q pixels of y
     R: tl.constexpr, S: tl.constexpr, SHIFT_H: tl.constexpr, SHIFT_W: tl.constexpr,  # from y's pixel to x's, tap 0
     DIL_H: tl.constexpr, DIL_W: tl.constexpr,
     MIRROR: tl.constexpr,  # input gradient: taps run backward
     TURN: tl.constexpr,  # weights lie (C, R*S*K), to be transposed on the way, rather than (K, R*S*C)
-    HAS_BIAS: tl.constexpr, STATISTICS: tl.constexpr, UPCAST: tl.constexpr,
+    HAS_BIAS: tl.constexpr, NORM: tl.constexpr, STATISTICS: tl.constexpr, UPCAST: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     BLOCK_M: tl.constexpr = IMAGES * ROWS * COLUMNS
@@ -65,6 +66,9 @@ def _conv2d_box_kernel(
     k = k0 + tl.arange(0, BLOCK_N)
     if HAS_BIAS:
         acc += tl.load(b_ptr + k, mask=k < K, other=0.0)[:, None]
+    if NORM:
+        mean, _, scale, shift = coefficients(norm_mean_ptr, norm_var_ptr, scale_ptr, shift_ptr, k, K, eps)
+        acc = relu((acc - tl.trans(mean)) * tl.trans(scale) + tl.trans(shift))
     y = acc.to(y_map.dtype)
     if STATISTICS:
         m = tl.arange(0, BLOCK_M)
@@ -154,6 +158,7 @@ class _Box:
 def _run(
     x: torch.Tensor, w_map: TensorDescriptor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile,
     shift: tuple[int, int], mirror: bool, turn: bool, statistics: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
+    norm: Norm | None = None,
 ) -> None:  # fmt: skip
     box = _Box.of(t, t.block_m)
     n, p, q, k = y.shape
@@ -161,9 +166,11 @@ def _run(
     side = [box.images, box.rows, box.columns]
     launch(
         _conv2d_box_kernel, (box.count(n, p, q) * cdiv(k, t.block_n),),
-        _map(x, [*side, t.block_k]), w_map, bias, _map(y, [*side, t.block_n]), count, mean, m2, n, p, q, x.shape[3], k,
+        _map(x, [*side, t.block_k]), w_map, bias, *(norm.buffers if norm else (None,) * 4),
+        _map(y, [*side, t.block_n]), count, mean, m2, n, p, q, x.shape[3], k, norm.eps if norm else 0.0,
         R=g.R, S=g.S, SHIFT_H=shift[0], SHIFT_W=shift[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1], MIRROR=mirror, TURN=turn,
-        HAS_BIAS=bias is not None, STATISTICS=statistics is not None, UPCAST=INTERPRET and x.dtype != torch.float32,
+        HAS_BIAS=bias is not None, NORM=norm is not None, STATISTICS=statistics is not None,
+        UPCAST=INTERPRET and x.dtype != torch.float32,
         **box.constants(), BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
 
@@ -180,15 +187,16 @@ def turned_weights(w: torch.Tensor, g: Geometry, t: Tile) -> tuple[TensorDescrip
 
 
 def fwd(
-    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile, statistics: bool
-) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None]:
+    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile, statistics: bool,
+    norm: Norm | None,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None]:  # fmt: skip
     """Write the convolution to y; with `statistics` also return each box's (count, mean, M2). See `conv2d_fwd`."""
     w_map = TensorDescriptor(w, [g.K, g.R * g.S * g.C], [g.R * g.S * g.C, 1], [t.block_n, t.block_k])
     moments = None
     if statistics:
         boxes = _Box.of(t, t.block_m).count(g.N, g.P, g.Q)
         moments = empty((boxes,), torch.float32), empty((boxes, g.K), torch.float32), empty((boxes, g.K), torch.float32)
-    _run(x, w_map, bias, y, g, t, (-g.pad[0], -g.pad[1]), False, False, moments)
+    _run(x, w_map, bias, y, g, t, (-g.pad[0], -g.pad[1]), False, False, moments, norm)
     return y, moments
 
 

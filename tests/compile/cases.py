@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -9,7 +10,7 @@ from tritonnet.kernels.adam import adam_step
 from tritonnet.kernels.add import add_fwd
 from tritonnet.kernels.argmax import argmax_fwd
 from tritonnet.kernels.avg_pool2d import avg_pool2d_bwd, avg_pool2d_fwd
-from tritonnet.kernels.batch_norm import batch_norm_bwd, batch_norm_fwd
+from tritonnet.kernels.batch_norm import Norm, batch_norm_bwd, batch_norm_fwd
 from tritonnet.kernels.batch_norm_pool import batch_norm_pool_bwd, batch_norm_pool_fwd
 from tritonnet.kernels.batch_norm_stats import Running, batch_norm_merge, batch_norm_stats
 from tritonnet.kernels.binary_cross_entropy import binary_cross_entropy_fwd
@@ -72,8 +73,11 @@ def convolution(
     weight = buffer(k, *kernel, c, dtype=p.dtype)
     steps, spread = (stride, stride), (dilation, dilation)
     if name == "conv2d_fwd":
-        b = buffer(k) if bias else None
-        conv2d_fwd(x, weight, b, stride=steps, padding=(pad,) * 4, dilation=spread, tf32=p.tf32)
+        forward = partial(conv2d_fwd, x, weight, stride=steps, padding=(pad,) * 4, dilation=spread, tf32=p.tf32)
+        forward(buffer(k) if bias else None)
+        if not bias:  # training and evaluation of a convolution with a batch norm behind it
+            forward(statistics=True)
+            forward(norm=Norm(*(buffer(k) for _ in range(4))))
     elif name == "conv2d_dgrad":
         b = buffer(c) if bias else None
         conv2d_dgrad(dy, weight, b, input_size=(h, w), stride=steps, pad=(pad, pad), dilation=spread, tf32=p.tf32)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers import DEVICE, DTYPES, EPS, GPU, assert_close, gap_untouched, nchw, nhwc, pitched, randn, to64
 
+from tritonnet.kernels.batch_norm import Norm
 from tritonnet.kernels.conv2d import (
     Tile,
     conv2d_dgrad,
@@ -154,6 +155,41 @@ def test_gather_gives_no_moments():
     assert conv2d_fwd(randn(1, 4, 4, 3), randn(2, 1, 1, 3), statistics=True)[1] is None
 
 
+NORMED = {  # form: case, dtype, tile
+    "rule": (CASES["rgb"], torch.float32, None),
+    "many-small-programs": (CASES["stride-2"], torch.float32, SMALL),
+    "half": (CASES["3x3"], torch.bfloat16, None),
+    "tensormap": (BOXES["ragged"], HALVES[0], Tile("tensormap", 64, 64, 16, 4, 2, rows=4)),
+    "patches-are-gathered": (PATCHES["ragged-patches"], HALVES[0], None),
+    "patch-tile": (PATCHES["ragged-patches"], HALVES[0], Tile("patch", 64, 64, 16, 4, 2, rows=2)),
+}
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("case", "dtype", "tile"), NORMED.values(), ids=NORMED)
+def test_batch_norm_and_relu_before_the_store(case, dtype, tile, affine):
+    N, H, W, C, K, R, S, stride, pad, dilation = case
+    x, w, b = randn(N, H, W, C, dtype=dtype), randn(K, R, S, C, dtype=dtype, seed=1), randn(K, seed=2)
+    mean, scale, shift = (randn(K, seed=seed) for seed in (3, 4, 5))
+    var, eps = randn(K, seed=6) ** 2 + 0.5, 1e-3
+    y, _ = conv2d_fwd(
+        pitched(x, 16), w, b, stride=stride, padding=(pad[0], pad[0], pad[1], pad[1]), dilation=dilation, tile=tile,
+        norm=Norm(mean, var, *((scale, shift) if affine else (None, None)), eps),
+    )  # fmt: skip
+    full = nhwc(torch.nn.functional.conv2d(nchw(x), nchw(w), to64(b), stride, pad, dilation))
+    normed = (full - to64(mean)) / (to64(var) + eps).sqrt()
+    if affine:
+        normed = normed * to64(scale) + to64(shift)
+    assert_close(y, normed.clamp(min=0), tolerance(dtype, dtype))
+
+
+def test_nan_passes_the_relu_before_the_store():
+    x = torch.full((1, 2, 2, 1), float("nan"), device=DEVICE)
+    one = torch.ones(1, device=DEVICE)
+    y, _ = conv2d_fwd(x, randn(1, 1, 1, 1), norm=Norm(one, one, None, None))
+    assert torch.isnan(y).all()
+
+
 def test_output_goes_to_a_slice_and_nowhere_else():
     x, w, b = randn(2, 5, 6, 4), randn(3, 3, 3, 4, seed=1), randn(3, seed=2)
     expected, _ = conv2d_fwd(x, w, b, padding=(1, 1, 1, 1))
@@ -211,6 +247,10 @@ def test_pixel_tile_wastes_least():
         (lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 4), stride=(0, 1)), "stride must be at least 1"),
         (lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 4), dilation=(1, 0)), "dilation must be at least 1"),
         (lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 4), randn(2)), r"bias must be float32 of shape \(1,\)"),
+        (
+            lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 4), norm=Norm(randn(2), randn(1), None, None)),
+            r"running_mean must have shape \(1,\)",
+        ),
         (lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 4).half()), "weight must have the input's dtype"),
         (lambda: conv2d_fwd(randn(1, 5, 5, 4).int(), randn(1, 3, 3, 4)), "input must be float32 or"),
         (lambda: conv2d_fwd(nhwc(randn(1, 4, 5, 5)), randn(1, 3, 3, 4)), "channels-last with one pitch"),

@@ -1,19 +1,19 @@
 """The pieces both U-Nets are made of, each with a plain forward (module by module) and the fused one.
 
 The fused forward computes the same numbers with fewer kernels: batch norm, ReLU and max pooling in one pass, statistics
-from the convolution, and concatenation by layout: the skip is written into the first channels of a wide buffer, the
-up-sampled image into the rest.
+from the convolution (in evaluation batch norm and ReLU within it), and concatenation by layout: the skip is written into
+the first channels of a wide buffer, the up-sampled image into the rest.
 """
 
 from typing import Any
 
 import torch
 
-from tritonnet.autograd import Tensor
+from tritonnet.autograd import Tensor, is_grad_enabled
 from tritonnet.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Module, ReLU, Sequential
 from tritonnet.nn import functional as F
 from tritonnet.ops.cat import wide
-from tritonnet.ops.conv import conv2d_moments
+from tritonnet.ops.conv import conv2d_batch_norm_relu, conv2d_moments
 from tritonnet.ops.norm import batch_norm_relu_max_pool2d
 
 __all__ = ["Concat", "DoubleConv", "fused_join"]
@@ -35,8 +35,8 @@ class DoubleConv(Module):
 
     def fused(self, x: Tensor) -> Tensor:
         """The same numbers in fewer kernels."""
-        x, norm, moments = self._until_last(x)
-        return F.batch_norm_relu(x, **norm.arguments(), moments=moments)
+        conv1, norm1, _, conv2, norm2, _ = self.double_conv
+        return _activated(conv2, norm2, _activated(conv1, norm1, x))
 
     def fused_skip(self, x: Tensor, room: int) -> tuple[Tensor, Tensor, torch.Tensor]:
         """The same for a block with a skip.
@@ -48,25 +48,39 @@ class DoubleConv(Module):
         Returns:
             The result, its 2x2 max pool, and the free channels (N, H, W, room) of its buffer.
         """
-        x, norm, moments = self._until_last(x)
-        n, c, h, w = x.shape
+        conv1, norm1, _, conv2, norm2, _ = self.double_conv
+        x = _activated(conv1, norm1, x)
+        n, c, h, w = x.shape[0], conv2.out_channels, *x.shape[2:]
         both = wide(n, h, w, c + room, x.dtype)
-        skip, pooled = batch_norm_relu_max_pool2d(x, **norm.arguments(), moments=moments, out=both[..., :c])
+        if _in_one(norm2):
+            skip = _activated(conv2, norm2, x, both[..., :c])
+            return skip, F.max_pool2d(skip, 2), both[..., c:]
+        x, moments = _convolve(conv2, norm2, x)
+        skip, pooled = batch_norm_relu_max_pool2d(x, **norm2.arguments(), moments=moments, out=both[..., :c])
         return skip, pooled, both[..., c:]
 
-    def _until_last(self, x: Tensor) -> tuple[Tensor, BatchNorm2d, Any]:
-        """The second convolution's result, the batch norm behind it, and the statistics that it needs."""
-        conv1, norm1, _, conv2, norm2, _ = self.double_conv
-        x, moments = _convolve(conv1, norm1, x)
-        x, moments = _convolve(conv2, norm2, F.batch_norm_relu(x, **norm1.arguments(), moments=moments))
-        return x, norm2, moments
+
+def _window(conv: Conv2d) -> tuple[Any, ...]:
+    """The convolution's arguments beside the input, in order."""
+    return conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation
 
 
 def _convolve(conv: Conv2d, norm: BatchNorm2d, x: Tensor) -> tuple[Tensor, Any]:
     """The convolution and, where the batch norm behind it needs them, the statistics of its result."""
-    if norm.uses_batch():
-        return conv2d_moments(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation)
-    return conv(x), None
+    return conv2d_moments(x, *_window(conv)) if norm.uses_batch() else (conv(x), None)
+
+
+def _in_one(norm: BatchNorm2d) -> bool:
+    """Whether batch norm and ReLU go into the convolution before them: no batch decides it, and no gradient is wanted."""
+    return not norm.uses_batch() and not is_grad_enabled()
+
+
+def _activated(conv: Conv2d, norm: BatchNorm2d, x: Tensor, out: torch.Tensor | None = None) -> Tensor:
+    """Convolution, batch norm and ReLU."""
+    if _in_one(norm):
+        return conv2d_batch_norm_relu(x, *_window(conv), norm=norm.given(), out=out)
+    x, moments = _convolve(conv, norm, x)
+    return F.batch_norm_relu(x, **norm.arguments(), moments=moments, out=out)
 
 
 class Concat(Module):
@@ -90,7 +104,7 @@ def fused_join(skip: Tensor, free: torch.Tensor, module: Any, x: Tensor) -> Tens
     size = x.shape[2:] if isinstance(module, Conv2d) else (2 * x.shape[2], 2 * x.shape[3])
     out = free if size == skip.shape[2:] else None
     if isinstance(module, Conv2d):
-        x = F.conv2d(x, module.weight, module.bias, module.stride, module.padding, module.dilation, out=out)
+        x = F.conv2d(x, *_window(module), out=out)
     elif isinstance(module, ConvTranspose2d):
         x = F.conv_transpose2d(
             x, module.weight, module.bias, module.stride, module.padding, module.output_padding,

@@ -7,6 +7,7 @@ import torch
 
 from tritonnet.autograd import Parameter, Tensor, check_device, tensor
 from tritonnet.kernels import runtime
+from tritonnet.kernels.batch_norm import Norm
 from tritonnet.kernels.runtime import refuse
 from tritonnet.nn import functional as F
 from tritonnet.nn import init
@@ -186,6 +187,11 @@ class BatchNorm2d(Module):
     def uses_batch(self) -> bool:
         """Whether the batch's own statistics normalise it: in training, or where none are kept."""
         return self.training or self.running_mean is None
+
+    def given(self) -> Norm:
+        """The running statistics, scale and shift, for `ops.conv.conv2d_batch_norm_relu`."""
+        scale, shift = (None if p is None else p.data for p in (self.weight, self.bias))
+        return Norm(self.running_mean.data, self.running_var.data, scale, shift, self.eps)
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `F.batch_norm` and `F.batch_norm_relu` beside the input."""

@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 
-from tritonnet.autograd import Context, Function, Parameter, Tensor, storage_dtype, uses_tf32
+from tritonnet.autograd import Context, Function, Parameter, Tensor, is_grad_enabled, storage_dtype, uses_tf32
+from tritonnet.kernels.batch_norm import Norm
 from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad, same_padding, transposed_size
 from tritonnet.kernels.runtime import refuse
 from tritonnet.kernels.sum import pixel_sum
 from tritonnet.ops.shape import to
 
-__all__ = ["conv2d", "conv2d_moments", "conv_transpose2d", "pair"]
+__all__ = ["conv2d", "conv2d_batch_norm_relu", "conv2d_moments", "conv_transpose2d", "pair"]
 
 Buffer = torch.Tensor
 Size = int | tuple[int, int]
@@ -153,6 +154,22 @@ def conv2d_moments(
     """
     y, *moments = _convolve("conv2d", input, weight, bias, stride, padding, dilation, groups, out=None, statistics=True)
     return y, None if moments[0] is None else tuple(m.data for m in moments)
+
+
+def conv2d_batch_norm_relu(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Size = 1, padding: Size | str = 0, dilation: Size = 1,
+    groups: int = 1, *, norm: Norm, out: Buffer | None = None,
+) -> Tensor:  # fmt: skip
+    """`relu(batch_norm(conv2d(...)))` by given statistics in the convolution's own pass: for evaluation, under `no_grad`.
+
+    Other arguments, result and refusals as `conv2d`; the image between is not rounded to 16 bits.
+    """
+    op = "conv2d_batch_norm_relu"
+    if is_grad_enabled():
+        refuse(op, "it has no gradient; call it within tn.no_grad()")
+    return _convolve(  # type: ignore[no-any-return]
+        op, input, weight, bias, stride, padding, dilation, groups, norm=norm, out=out, statistics=False
+    )
 
 
 def conv_transpose2d(
