@@ -27,6 +27,7 @@ from tritonnet.kernels import conv2d_gather, conv2d_patch, conv2d_tensormap
 from tritonnet.kernels.batch_norm import Norm
 from tritonnet.kernels.batch_norm_stats import check_vectors
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, kernel_form, pick_tile
+from tritonnet.kernels.convert import bfloat16_pair
 from tritonnet.kernels.runtime import arch, check_dtype, empty, image, refuse
 
 __all__ = ["Tile", "conv2d_dgrad", "conv2d_fwd", "conv2d_wgrad", "output_size", "same_padding", "transposed_size"]
@@ -198,6 +199,9 @@ def conv2d_wgrad(
 ) -> torch.Tensor:  # fmt: skip
     """The gradient of the weights.
 
+    The matrix unit transposes no tf32 operand, and both would have to be. So with `tf32` the tensor-map kernels get each
+    image as a sum of two bfloat16 ones and add three of the four products, which rounds to 16 bits, tf32 itself to 11.
+
     Args:
         dy: gradient of the output (N, P, Q, K), pitch allowed.
         x: input (N, H, W, C), pitch allowed, dy's dtype.
@@ -219,15 +223,21 @@ def conv2d_wgrad(
     _check_window(op, stride, dilation)
     R, S = kernel_size
     g = Geometry(N, H, W, C, P, Q, K, R, S, stride, pad, dilation)
-    if tile is None:
-        tile = pick_tile("conv2d_wgrad", g, x.dtype, kernel_form(g, (dy, x), tf32), arch())
-    partial = empty((tile.splits, K, R, S, C), torch.float32)
-    if tile.form == "tensormap":
-        conv2d_tensormap.wgrad(dy, x, partial, g, tile)
-    elif tile.form == "patch":
-        conv2d_patch.wgrad(dy, x, partial, g, tile)
-    else:
-        conv2d_gather.wgrad(dy, x, partial, g, tile, tf32)
-    if tile.splits == 1:
+    form = tile.form if tile else kernel_form(g, (dy, x), tf32)
+    pairs = [(dy, x)]
+    if tf32 and x.dtype == torch.float32 and form != "gather":
+        (dy_high, dy_low), (x_high, x_low) = bfloat16_pair(dy), bfloat16_pair(x)
+        pairs = [(dy_high, x_high), (dy_high, x_low), (dy_low, x_high)]
+    tile = tile or pick_tile("conv2d_wgrad", g, pairs[0][0].dtype, form, arch())
+    partial = empty((len(pairs) * tile.splits, K, R, S, C), torch.float32)
+    for number, (dy, x) in enumerate(pairs):
+        part = partial[number * tile.splits : (number + 1) * tile.splits]
+        if tile.form == "tensormap":
+            conv2d_tensormap.wgrad(dy, x, part, g, tile)
+        elif tile.form == "patch":
+            conv2d_patch.wgrad(dy, x, part, g, tile)
+        else:
+            conv2d_gather.wgrad(dy, x, part, g, tile, tf32)
+    if len(partial) == 1:
         return partial[0]
     return conv2d_gather.split_sum(partial, empty((K, R, S, C), torch.float32))

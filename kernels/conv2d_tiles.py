@@ -127,9 +127,8 @@ def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
         block_m, block_n = (min(max(next_power_of_2(size), 16), 256) for size in (g.K, columns))
         most = LARGEST_BLOCK // max(block_m, block_n)
         return Tile("gather", block_m, block_n, min(max(next_power_of_2(pixels), 16), most), 4, 1)
-    wide = dtype != torch.float32
     if form == "patch":
-        rows, columns = patch_box(g, 64 if wide else 32)
+        rows, columns = patch_box(g, 64)
         block_m, block_n = (128 if g.K > 64 else 64), (128 if g.C % 128 == 0 else 64)
         programs = cdiv(g.K, block_m) * cdiv(g.C, block_n) * g.R * g.S
         splits = split_count(programs, cdiv(g.N * g.P, rows) * cdiv(g.Q, columns), 2)
@@ -137,12 +136,8 @@ def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
             "patch", block_m, block_n, rows * columns, 8 if arch == "sm_100" else 4, 2, splits=splits, rows=rows
         )
     if form == "tensormap":
-        # three taps share one tile of dy: small problems, and tf32, whose operands pass through registers, gain by it
-        row = g.S == 3 and (not wide or max(g.C, g.K) <= 256)
-        if wide:
-            step, stages = (64, 3) if max(g.C, g.K) <= 64 else (32, 4) if row else (64, 2)
-        else:
-            step, stages = (16, 4) if row else (32, 2)
+        row = g.S == 3 and max(g.C, g.K) <= 256  # three taps share one tile of dy: small problems gain by it
+        step, stages = (64, 3) if max(g.C, g.K) <= 64 else (32, 4) if row else (64, 2)
         images, rows, columns = pixel_tile(g.N, g.P, g.Q, step, wide=True)
         block_m, block_n = (128 if g.K > 64 else 64), (64 if row or g.C % 128 else 128)
         taps = 3 if row else 1
@@ -153,6 +148,7 @@ def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
         return Tile(
             "tensormap", block_m, block_n, step, warps, stages, split_count(programs, steps, 2), rows, images, taps
         )
+    wide = dtype != torch.float32
     columns = g.R * g.S * g.C if flattens(g.C) else g.C
     block_m = min(max(next_power_of_2(g.K), 16), 128 if wide else 64)
     block_n = min(max(next_power_of_2(columns), 16), 128 if wide else 64)

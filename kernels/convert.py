@@ -3,6 +3,7 @@
     cast, copy     y[i] = x[i] as y's dtype (floats by way of float32, rounded to nearest even)
     nchw_to_nhwc   y[n, h, w, c] = x[n, c, h, w], and back; any dtype
     image_input    y[n, h, w, c] = (x[n, h, w, c] * scale - mean[c]) * rstd[c]
+    bfloat16_pair  high[i] = x[i] as bfloat16, low[i] = x[i] - high[i] as bfloat16: 16 bits of x's 24
 
 Exact but for the rounding at the store; deterministic. Memory-bound: reads x once, writes y once. The transposition
 reads and writes whole rows: the tile is turned over in shared memory. From the definition.
@@ -16,7 +17,7 @@ from tritonnet.kernels import runtime
 from tritonnet.kernels.pointwise import offset, tile_index, walk
 from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, flat, image, launch, next_power_of_2, pitch, refuse
 
-__all__ = ["cast", "copy", "image_input", "nchw_to_nhwc", "nhwc_to_nchw"]
+__all__ = ["bfloat16_pair", "cast", "copy", "image_input", "nchw_to_nhwc", "nhwc_to_nchw"]
 
 Buffer = torch.Tensor
 
@@ -161,3 +162,40 @@ def image_input(x: Buffer, mean: Buffer, rstd: Buffer, scale: float, dtype: torc
         BLOCK_M=block_m, BLOCK_C=block_c, num_warps=4,
     )  # fmt: skip
     return y
+
+
+@triton.jit
+def _bfloat16_pair_kernel(
+    x_ptr, high_ptr, low_ptr,
+    pixels, C, x_pitch,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    m, c, live = tile_index(pixels, C, BLOCK_M, BLOCK_C)
+    x = tl.load(x_ptr + m * x_pitch + c, mask=live, other=0.0)
+    high = x.to(tl.bfloat16)
+    low = x - high.to(tl.float32)
+    low = tl.where(low == low, low, 0.0)  # infinity - infinity
+    tl.store(high_ptr + m * C + c, high, mask=live)
+    tl.store(low_ptr + m * C + c, low.to(tl.bfloat16), mask=live)
+
+
+def bfloat16_pair(x: Buffer) -> tuple[Buffer, Buffer]:
+    """Two bfloat16 images whose sum is `x` to within 2**-16 of it.
+
+    Args:
+        x: (N, H, W, C) float32, any pitch. An infinity stays one in the first image, a NaN stays a NaN there.
+
+    Raises:
+        Refused: another dtype or shape.
+    """
+    n, h, w, c = image("bfloat16_pair", "x", x)
+    check_dtype("bfloat16_pair", "x", x, (torch.float32,))
+    high, low = (runtime.empty((n, h, w, c), torch.bfloat16) for _ in range(2))
+    elements = 65536 if INTERPRET else 2048
+    block_c = min(next_power_of_2(c), elements)
+    block_m = elements // block_c
+    grid = (cdiv(n * h * w, block_m) * cdiv(c, block_c),)
+    launch(
+        _bfloat16_pair_kernel, grid, x, high, low, n * h * w, c, pitch(x), BLOCK_M=block_m, BLOCK_C=block_c, num_warps=4
+    )
+    return high, low

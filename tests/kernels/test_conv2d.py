@@ -137,6 +137,20 @@ def test_patch(case, rows, dtype):
     check(case, dtype, tile, Tile("patch", 64, 16, 32, 4, 2, splits=2, rows=rows), wrap=lambda t: pitched(t, 16))
 
 
+@pytest.mark.parametrize("name", ["whole-boxes", "ragged", "ragged-patches"])
+def test_tf32_weight_gradient_by_pairs_of_bfloat16(name):
+    """Three products of halves that keep 16 bits; the interpreter cuts bits off instead of rounding."""
+    tile = Tile("tensormap", 64, 32, 16, 4, 2, splits=2, rows=2)
+    if name in PATCHES:
+        tile = Tile("patch", 64, 16, 32, 4, 2, splits=2, rows=2)
+    N, H, W, C, K, R, S, stride, pad, dilation = {**BOXES, **PATCHES}[name]
+    P, Q = (output_size(s, R, stride[0], pad[0], pad[0], dilation[0]) for s in (H, W))
+    x, dy = pitched(randn(N, H, W, C), 16), pitched(randn(N, P, Q, K, seed=1), 16)
+    dw = conv2d_wgrad(dy, x, kernel_size=(R, S), stride=stride, pad=pad, dilation=dilation, tf32=True, tile=tile)
+    _, _, dw64 = reference(x, randn(K, R, S, C), None, dy, stride, pad, dilation)
+    assert_close(dw, dw64, 2**-13)
+
+
 def test_moments_are_those_of_the_stored_values():
     x, w = randn(3, 7, 9, 16, dtype=HALVES[0]), randn(32, 3, 3, 16, dtype=HALVES[0], seed=1)
     y, moments = conv2d_fwd(
