@@ -160,11 +160,11 @@ class Problem:
         if name == "fwd":
             return conv.conv2d_fwd(x, w, padding=(pad,) * 4, **common)[0]
         if name == "dgrad":
-            return conv.conv2d_dgrad(dy, w, input_size=(side, side), pad=(pad, pad), **common)
+            return conv.conv2d_dgrad(dy, w, input_size=(side, side), pad=(pad, pad), **common)[0]
         if name == "wgrad":
             return conv.conv2d_wgrad(dy, x, kernel_size=(self.taps, self.taps), pad=(pad, pad), **common)
         if name == "up_fwd":
-            return conv.conv2d_dgrad(x, w, input_size=(side, side), stride=(2, 2), **common)
+            return conv.conv2d_dgrad(x, w, input_size=(side, side), stride=(2, 2), **common)[0]
         if name == "up_dgrad":
             return conv.conv2d_fwd(dy, w, stride=(2, 2), **common)[0]
         return conv.conv2d_wgrad(x, dy, kernel_size=(2, 2), stride=(2, 2), **common)

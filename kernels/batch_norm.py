@@ -11,7 +11,8 @@ passes through the ReLU, and the gradient passes where y is NaN, as in PyTorch. 
 Normalization", algorithm 1 and section 3.
 
 The forward saves x, mean and var; the sign of y is computed again, so y need not be kept. Deterministic: no atomics,
-one partial sum a program, added in a fixed order. One launch forward (the statistics take two more), three backward.
+one partial sum a program, added in a fixed order. One launch forward (the statistics take two more), three backward (two,
+where the convolution behind has summed).
 Cost: memory-bound. The forward reads x and writes y; the backward reads x and dy twice and writes dx. The pass that
 writes begins at the image's end, which the pass before has just left in the cache.
 """
@@ -226,6 +227,7 @@ def merge_sums(tile_dw: torch.Tensor, tile_db: torch.Tensor) -> tuple[torch.Tens
 def batch_norm_bwd(
     dy: torch.Tensor, x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor,
     w: torch.Tensor | None, b: torch.Tensor | None, *, eps: float = 1e-5, relu: bool = False, training: bool = True,
+    sums: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Gradients of `batch_norm_fwd`.
 
@@ -239,6 +241,7 @@ def batch_norm_bwd(
         eps: as in the forward.
         relu: as in the forward.
         training: whether mean and var are x's own, so that they depend on x; else they are constants.
+        sums: shares of dw and db, float32 (tiles, C) each, where `conv2d_dgrad` has computed them with dy.
 
     Returns:
         dx in x's dtype, (N, H, W, C); dw and db, float32 (C,), also where w and b are None.
@@ -251,14 +254,15 @@ def batch_norm_bwd(
     if check_image("the gradient", dy) != (N, H, W, C):
         refuse(OP, f"the gradient must have the input's buffer shape {(N, H, W, C)}, got {tuple(dy.shape)}")
     pixels = N * H * W
-    tile = pick_tile(pixels, C, 2048, REDUCE)
-    tile_dw, tile_db = (empty((tile.programs, C), torch.float32) for _ in range(2))
-    launch(
-        _batch_norm_bwd_stats_kernel, (tile.programs, cdiv(C, tile.channels)),
-        dy, x, mean, var, w, b, tile_dw, tile_db, pixels, C, pitch(dy), pitch(x), float(eps),
-        RELU=relu, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, STAGES=tile.num_stages, num_warps=tile.num_warps,
-    )  # fmt: skip
-    dw, db = merge_sums(tile_dw, tile_db)
+    if sums is None:
+        tile = pick_tile(pixels, C, 2048, REDUCE)
+        sums = empty((tile.programs, C), torch.float32), empty((tile.programs, C), torch.float32)
+        launch(
+            _batch_norm_bwd_stats_kernel, (tile.programs, cdiv(C, tile.channels)),
+            dy, x, mean, var, w, b, *sums, pixels, C, pitch(dy), pitch(x), float(eps),
+            RELU=relu, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, STAGES=tile.num_stages, num_warps=tile.num_warps,
+        )  # fmt: skip
+    dw, db = merge_sums(*sums)
     dx = empty((N, H, W, C), x.dtype)
     tile = pick_tile(pixels, C, 2048, APPLY)
     launch(

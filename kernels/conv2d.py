@@ -76,13 +76,12 @@ def _check_bias(op: str, bias: torch.Tensor | None, channels: int) -> None:
         refuse(op, f"bias must be float32 of shape ({channels},), got {bias.dtype} of shape {tuple(bias.shape)}")
 
 
-def _output(op: str, out: torch.Tensor | None, shape: tuple[int, int, int, int], dtype: torch.dtype) -> torch.Tensor:
-    if out is None:
-        return empty(shape, dtype)
-    image(op, "out", out)
-    if tuple(out.shape) != shape or out.dtype != dtype:
-        refuse(op, f"out must be {dtype} of buffer shape {shape}, got {out.dtype} of {tuple(out.shape)}")
-    return out
+def _same(op: str, name: str, x: torch.Tensor, shape: tuple[int, int, int, int], dtype: torch.dtype) -> torch.Tensor:
+    """Refuse all but an image of that buffer shape and dtype; return it."""
+    image(op, name, x)
+    if tuple(x.shape) != shape or x.dtype != dtype:
+        refuse(op, f"{name} must be {dtype} of buffer shape {shape}, got {x.dtype} of {tuple(x.shape)}")
+    return x
 
 
 def conv2d_fwd(
@@ -132,13 +131,13 @@ def conv2d_fwd(
     if norm is not None:
         check_vectors(K, running_mean=norm.mean, running_var=norm.var, weight=norm.w, bias=norm.b)
     g = Geometry(N, H, W, C, P, Q, K, R, S, stride, (top, left), dilation)
-    y = _output(op, out, (N, P, Q, K), x.dtype)
+    y = empty((N, P, Q, K), x.dtype) if out is None else _same(op, "out", out, (N, P, Q, K), x.dtype)
     if tile is None:
         form = kernel_form(g, (x, w, y), tf32)
         form = "gather" if form == "patch" and norm is not None else form
         tile = pick_tile("conv2d_fwd", g, x.dtype, form, arch())
     if tile.form == "tensormap":
-        return conv2d_tensormap.fwd(x, w, bias, y, g, tile, statistics, norm)
+        return y, conv2d_tensormap.fwd(x, w, bias, y, g, tile, statistics, norm)
     if tile.form == "patch" and norm is None:
         conv2d_patch.fwd(x, w, bias, y, g, tile)
     else:
@@ -149,8 +148,9 @@ def conv2d_fwd(
 def conv2d_dgrad(
     dy: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None, *, input_size: tuple[int, int],
     stride: tuple[int, int] = (1, 1), pad: tuple[int, int] = (0, 0), dilation: tuple[int, int] = (1, 1),
-    tf32: bool = False, out: torch.Tensor | None = None, tile: Tile | None = None,
-) -> torch.Tensor:  # fmt: skip
+    tf32: bool = False, out: torch.Tensor | None = None, norm: Norm | None = None, z: torch.Tensor | None = None,
+    tile: Tile | None = None,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:  # fmt: skip
     """The gradient of the input; with a bias, the forward of a transposed convolution.
 
     Args:
@@ -161,9 +161,11 @@ def conv2d_dgrad(
         stride, dilation: as in the forward.
         pad: zeros above and left in the forward, pixels; may be negative (a crop).
         tf32, out, tile: as in `conv2d_fwd`; out is (N, H, W, C).
+        norm, z: given where the input was relu(batch_norm(z)), z (N, H, W, C) in dy's dtype, pitch allowed: also return
+            what that batch norm's backward needs of dx, where the kernel can (else None).
 
     Returns:
-        dx (N, H, W, C).
+        dx (N, H, W, C), and None or the tiles' shares of the batch norm's (dw (T, C), db (T, C)), float32.
 
     Raises:
         Refused: sizes, dtypes or devices that do not go together.
@@ -180,16 +182,23 @@ def conv2d_dgrad(
     _check_bias(op, bias, C)
     H, W = input_size
     g = Geometry(N, H, W, C, P, Q, K, R, S, stride, pad, dilation)
-    dx = _output(op, out, (N, H, W, C), dy.dtype)
+    dx = empty((N, H, W, C), dy.dtype) if out is None else _same(op, "out", out, (N, H, W, C), dy.dtype)
+    buffers: tuple[torch.Tensor, ...] = (dy, w, dx)
+    if norm is not None and z is not None:
+        check_vectors(C, running_mean=norm.mean, running_var=norm.var, weight=norm.w, bias=norm.b)
+        buffers = (dy, w, dx, _same(op, "z", z, (N, H, W, C), dy.dtype))
     if tile is None:
-        tile = pick_tile("conv2d_dgrad", g, dy.dtype, kernel_form(g, (dy, w, dx), tf32), arch())
+        tile = pick_tile("conv2d_dgrad", g, dy.dtype, kernel_form(g, buffers, tf32), arch())
     if tile.form == "tensormap":
-        conv2d_tensormap.dgrad(dy, w, bias, dx, g, tile)
-    elif tile.form == "patch":
+        # how much of z the registers hold beside dx, by the compile-only tests
+        channels = 128 if arch() == "sm_90" and dy.dtype != torch.float32 else 64
+        fits = tile.block_m <= 128 and tile.block_n <= channels
+        return dx, conv2d_tensormap.dgrad(dy, w, bias, dx, g, tile, *((norm, z) if fits else ()))
+    if tile.form == "patch":
         conv2d_patch.dgrad(dy, w, bias, dx, g, tile)
     else:
         conv2d_gather.dgrad(dy, w, bias, dx, g, tile, tf32)
-    return dx
+    return dx, None
 
 
 def conv2d_wgrad(

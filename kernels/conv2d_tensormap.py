@@ -10,8 +10,11 @@ moves the box, and what lies outside the image reads as zero, so padding costs n
 because the matrix unit reads operand B from shared memory as it arrived; as operand A a reshaped box would pass through
 registers. Taps innermost re-read one channel slice of the image from L2.
 
-With STATISTICS the forward leaves (count, mean, M2) of every tile's values as stored, for batch norm: `batch_norm` merges
-them by Chan's formula in tile order.
+What a batch norm beside the convolution needs is computed before a tile leaves the registers (EPILOGUE):
+
+    statistics   (count, mean, M2) of the tile's values as stored; `batch_norm_merge` puts the tiles together
+    norm         y = relu(batch_norm(y)) by given statistics
+    sums         the input gradient dy of relu(batch_norm(z)): this tile's share of dw and db, as `batch_norm` defines them
 """
 
 from dataclasses import dataclass
@@ -31,13 +34,14 @@ __all__ = ["dgrad", "fwd", "turned_weights", "wgrad"]
 
 @triton.jit
 def _conv2d_box_kernel(
-    x_map, w_map, b_ptr, norm_mean_ptr, norm_var_ptr, scale_ptr, shift_ptr, y_map, count_ptr, mean_ptr, m2_ptr,
+    x_map, w_map, b_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr, z_map,
+    y_map, count_ptr, part0_ptr, part1_ptr,  # of each tile: mean and M2, or dw and db
     N, P, Q, C, K, eps,  # C channels of x are summed over, K come out; P x Q pixels of y
     R: tl.constexpr, S: tl.constexpr, SHIFT_H: tl.constexpr, SHIFT_W: tl.constexpr,  # from y's pixel to x's, tap 0
     DIL_H: tl.constexpr, DIL_W: tl.constexpr,
     MIRROR: tl.constexpr,  # input gradient: taps run backward
     TURN: tl.constexpr,  # weights lie (C, R*S*K), to be transposed on the way, rather than (K, R*S*C)
-    HAS_BIAS: tl.constexpr, NORM: tl.constexpr, STATISTICS: tl.constexpr, UPCAST: tl.constexpr,
+    HAS_BIAS: tl.constexpr, EPILOGUE: tl.constexpr, UPCAST: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     BLOCK_M: tl.constexpr = IMAGES * ROWS * COLUMNS
@@ -66,22 +70,31 @@ def _conv2d_box_kernel(
     k = k0 + tl.arange(0, BLOCK_N)
     if HAS_BIAS:
         acc += tl.load(b_ptr + k, mask=k < K, other=0.0)[:, None]
-    if NORM:
-        mean, _, scale, shift = coefficients(norm_mean_ptr, norm_var_ptr, scale_ptr, shift_ptr, k, K, eps)
+    if EPILOGUE == "norm":
+        mean, _, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, k, K, eps)
         acc = relu((acc - tl.trans(mean)) * tl.trans(scale) + tl.trans(shift))
     y = acc.to(y_map.dtype)
-    if STATISTICS:
+    # stored before it is summed: fewer registers at a time
+    y_map.store([n0, p0, q0, k0], tl.reshape(tl.trans(y), (IMAGES, ROWS, COLUMNS, BLOCK_N)))
+    if EPILOGUE == "statistics" or EPILOGUE == "sums":
         m = tl.arange(0, BLOCK_M)
         inside = (n0 + m // (ROWS * COLUMNS) < N) & (p0 + m // COLUMNS % ROWS < P) & (q0 + m % COLUMNS < Q)
         v = y.to(tl.float32)
-        count = tl.sum(inside.to(tl.float32), axis=0)
-        mean = tl.sum(tl.where(inside[None, :], v, 0.0), axis=1) / count
-        off = tl.where(inside[None, :], v - mean[:, None], 0.0)
-        m2 = tl.sum(off * off, axis=1)
-        tl.store(count_ptr + box, count)
-        tl.store(mean_ptr + box * K + k, mean, mask=k < K)
-        tl.store(m2_ptr + box * K + k, m2, mask=k < K)
-    y_map.store([n0, p0, q0, k0], tl.reshape(tl.trans(y), (IMAGES, ROWS, COLUMNS, BLOCK_N)))
+        if EPILOGUE == "statistics":
+            count = tl.sum(inside.to(tl.float32), axis=0)
+            part0 = tl.sum(tl.where(inside[None, :], v, 0.0), axis=1) / count
+            off = tl.where(inside[None, :], v - part0[:, None], 0.0)
+            part1 = tl.sum(off * off, axis=1)
+            tl.store(count_ptr + box, count)
+        else:
+            mean, rstd, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, k, K, eps)
+            z = tl.trans(tl.reshape(z_map.load([n0, p0, q0, k0]), (BLOCK_M, BLOCK_N))).to(tl.float32) - tl.trans(mean)
+            live = inside[None, :] & ~(z * tl.trans(scale) + tl.trans(shift) <= 0)
+            g = tl.where(live, v, 0.0)
+            part0 = tl.sum(g * z, axis=1) * tl.sum(rstd, axis=0)
+            part1 = tl.sum(g, axis=1)
+        tl.store(part0_ptr + box * K + k, part0, mask=k < K)
+        tl.store(part1_ptr + box * K + k, part1, mask=k < K)
 
 
 @triton.jit
@@ -157,22 +170,26 @@ class _Box:
 
 def _run(
     x: torch.Tensor, w_map: TensorDescriptor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile,
-    shift: tuple[int, int], mirror: bool, turn: bool, statistics: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
-    norm: Norm | None = None,
-) -> None:  # fmt: skip
+    shift: tuple[int, int], mirror: bool, turn: bool, epilogue: str, norm: Norm | None, z: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:  # fmt: skip
+    """Launch; return what the epilogue leaves of each box: (count, mean, M2), or (count, dw, db) without the count."""
     box = _Box.of(t, t.block_m)
     n, p, q, k = y.shape
-    count, mean, m2 = statistics or (None, None, None)
+    boxes = box.count(n, p, q)
     side = [box.images, box.rows, box.columns]
+    parts = None
+    if epilogue in ("statistics", "sums"):
+        parts = empty((boxes,), torch.float32), empty((boxes, k), torch.float32), empty((boxes, k), torch.float32)
     launch(
-        _conv2d_box_kernel, (box.count(n, p, q) * cdiv(k, t.block_n),),
+        _conv2d_box_kernel, (boxes * cdiv(k, t.block_n),),
         _map(x, [*side, t.block_k]), w_map, bias, *(norm.buffers if norm else (None,) * 4),
-        _map(y, [*side, t.block_n]), count, mean, m2, n, p, q, x.shape[3], k, norm.eps if norm else 0.0,
+        None if z is None else _map(z, [*side, t.block_n]), _map(y, [*side, t.block_n]), *(parts or (None,) * 3),
+        n, p, q, x.shape[3], k, norm.eps if norm else 0.0,
         R=g.R, S=g.S, SHIFT_H=shift[0], SHIFT_W=shift[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1], MIRROR=mirror, TURN=turn,
-        HAS_BIAS=bias is not None, NORM=norm is not None, STATISTICS=statistics is not None,
-        UPCAST=INTERPRET and x.dtype != torch.float32,
+        HAS_BIAS=bias is not None, EPILOGUE=epilogue, UPCAST=INTERPRET and x.dtype != torch.float32,
         **box.constants(), BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
+    return parts
 
 
 def turned_weights(w: torch.Tensor, g: Geometry, t: Tile) -> tuple[TensorDescriptor, bool]:
@@ -189,21 +206,21 @@ def turned_weights(w: torch.Tensor, g: Geometry, t: Tile) -> tuple[TensorDescrip
 def fwd(
     x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile, statistics: bool,
     norm: Norm | None,
-) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None]:  # fmt: skip
-    """Write the convolution to y; with `statistics` also return each box's (count, mean, M2). See `conv2d_fwd`."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:  # fmt: skip
+    """Write the convolution to y; with `statistics` return each box's (count, mean, M2). See `conv2d_fwd`."""
     w_map = TensorDescriptor(w, [g.K, g.R * g.S * g.C], [g.R * g.S * g.C, 1], [t.block_n, t.block_k])
-    moments = None
-    if statistics:
-        boxes = _Box.of(t, t.block_m).count(g.N, g.P, g.Q)
-        moments = empty((boxes,), torch.float32), empty((boxes, g.K), torch.float32), empty((boxes, g.K), torch.float32)
-    _run(x, w_map, bias, y, g, t, (-g.pad[0], -g.pad[1]), False, False, moments, norm)
-    return y, moments
+    epilogue = "norm" if norm else "statistics" if statistics else ""
+    return _run(x, w_map, bias, y, g, t, (-g.pad[0], -g.pad[1]), False, False, epilogue, norm, None)
 
 
-def dgrad(dy: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, dx: torch.Tensor, g: Geometry, t: Tile) -> None:
-    """Write the input gradient to dx. See `conv2d_dgrad`."""
+def dgrad(
+    dy: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, dx: torch.Tensor, g: Geometry, t: Tile,
+    norm: Norm | None = None, z: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor] | None:  # fmt: skip
+    """Write the input gradient to dx; with `norm` and `z` return each box's dw and db. See `conv2d_dgrad`."""
     w_map, turn = turned_weights(w, g, t)
-    _run(dy, w_map, bias, dx, g, t, g.pad, True, turn, None)
+    parts = _run(dy, w_map, bias, dx, g, t, g.pad, True, turn, "sums" if norm else "", norm, z)
+    return parts[1:] if parts else None
 
 
 def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry, t: Tile) -> None:

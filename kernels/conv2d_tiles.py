@@ -96,7 +96,7 @@ def _pick(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str, foun
     if form == "tensormap":
         narrow = width <= 64
         side = (g.P, g.Q) if name == "conv2d_fwd" else (g.H, g.W)
-        images, rows, columns = pixel_tile(g.N, *side, 256 if narrow and wide and step >= 32 else 128)
+        images, rows, columns = pixel_tile(g.N, *side, 256 if narrow and wide else 128)
         return Tile(
             "tensormap",
             images * rows * columns,

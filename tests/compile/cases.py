@@ -79,8 +79,11 @@ def convolution(
             forward(statistics=True)
             forward(norm=Norm(*(buffer(k) for _ in range(4))))
     elif name == "conv2d_dgrad":
-        b = buffer(c) if bias else None
-        conv2d_dgrad(dy, weight, b, input_size=(h, w), stride=steps, pad=(pad, pad), dilation=spread, tf32=p.tf32)
+        window = {"input_size": (h, w), "stride": steps, "pad": (pad, pad), "dilation": spread, "tf32": p.tf32}
+        backward = partial(conv2d_dgrad, dy, weight, **window)  # type: ignore[arg-type]
+        backward(buffer(c) if bias else None)
+        if not bias:  # a batch norm and a ReLU in front
+            backward(norm=Norm(*(buffer(c) for _ in range(4))), z=x)
     elif name == "conv2d_wgrad":
         conv2d_wgrad(dy, x, kernel_size=kernel, stride=steps, pad=(pad, pad), dilation=spread, tf32=p.tf32)
     else:

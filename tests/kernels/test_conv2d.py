@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import DEVICE, DTYPES, EPS, GPU, assert_close, gap_untouched, nchw, nhwc, pitched, randn, to64
 
-from tritonnet.kernels.batch_norm import Norm
+from tritonnet.kernels.batch_norm import Norm, batch_norm_bwd
 from tritonnet.kernels.conv2d import (
     Tile,
     conv2d_dgrad,
@@ -61,7 +61,7 @@ def check(case, dtype, tile, tile_wgrad=None, wrap=lambda t: t, tf32=False, rtol
     y64, dx64, dw64 = reference(x, w, b, dy, stride, pad, dilation)
     window = {"stride": stride, "dilation": dilation, "tf32": tf32}
     y, _ = conv2d_fwd(wrap(x), w, b, padding=(pad[0], pad[0], pad[1], pad[1]), tile=tile, **window)
-    dx = conv2d_dgrad(wrap(dy), w, input_size=(H, W), pad=pad, tile=tile, **window)
+    dx, _ = conv2d_dgrad(wrap(dy), w, input_size=(H, W), pad=pad, tile=tile, **window)
     dw = conv2d_wgrad(wrap(dy), wrap(x), kernel_size=(R, S), pad=pad, tile=tile_wgrad or tile, **window)
     assert_close(y, y64, rtol or tolerance(dtype, dtype), what="y")
     assert_close(dx, dx64, rtol or tolerance(dtype, dtype), what="dx")
@@ -197,6 +197,43 @@ def test_batch_norm_and_relu_before_the_store(case, dtype, tile, affine):
     assert_close(y, normed.clamp(min=0), tolerance(dtype, dtype))
 
 
+@pytest.mark.parametrize("name", ["whole-boxes", "ragged", "dilated", "1x1"])
+@pytest.mark.parametrize("affine", [True, False])
+def test_input_gradient_sums_for_the_batch_norm_in_front(name, affine):
+    N, H, W, C, K, R, S, _, pad, dilation = BOXES[name]
+    P, Q = (output_size(s, r, 1, p, p, d) for s, r, p, d in zip((H, W), (R, S), pad, dilation, strict=True))
+    dy, w = randn(N, P, Q, K, dtype=HALVES[0]), randn(K, R, S, C, dtype=HALVES[0], seed=1)
+    z = pitched(randn(N, H, W, C, dtype=HALVES[0], seed=2), 16)
+    mean, var = randn(C, seed=3), randn(C, seed=4) ** 2 + 0.5
+    norm = Norm(mean, var, *((randn(C, seed=5), randn(C, seed=6)) if affine else (None, None)), 1e-3)
+    window = {
+        "input_size": (H, W),
+        "pad": pad,
+        "dilation": dilation,
+        "tile": Tile("tensormap", 64, 32, 16, 4, 2, rows=4),
+    }
+    dx, sums = conv2d_dgrad(dy, w, norm=norm, z=z, **window)
+    assert torch.equal(dx, conv2d_dgrad(dy, w, **window)[0])
+    options = {"eps": 1e-3, "relu": True}
+    for ours, expected in zip(
+        batch_norm_bwd(dx, z, *norm.buffers, sums=sums, **options),
+        batch_norm_bwd(dx, z, *norm.buffers, **options),
+        strict=True,
+    ):
+        assert_close(ours, expected, 1e-5 + EPS[ours.dtype])
+
+
+def test_who_cannot_sum_says_so():
+    dy, w, z = (
+        randn(1, 4, 4, 16, dtype=HALVES[0]),
+        randn(16, 1, 1, 16, dtype=HALVES[0]),
+        randn(1, 4, 4, 16, dtype=HALVES[0]),
+    )
+    norm = Norm(randn(16), randn(16), None, None)
+    for tile in (SMALL, Tile("tensormap", 256, 128, 16, 8, 2, rows=16)):  # by pointers; too large for z's registers
+        assert conv2d_dgrad(dy, w, input_size=(4, 4), norm=norm, z=z, tile=tile)[1] is None
+
+
 def test_nan_passes_the_relu_before_the_store():
     x = torch.full((1, 2, 2, 1), float("nan"), device=DEVICE)
     one = torch.ones(1, device=DEVICE)
@@ -217,7 +254,7 @@ def test_output_goes_to_a_slice_and_nowhere_else():
 def test_transposed_forward_is_the_input_gradient_with_a_bias():
     x, w, b = randn(2, 4, 5, 6), randn(6, 3, 3, 4, seed=1), randn(4, seed=2)
     size = transposed_size(4, 3, 2, 1, 1, 1), transposed_size(5, 3, 2, 1, 1, 1)
-    y = conv2d_dgrad(x, w, b, input_size=size, stride=(2, 2), pad=(1, 1))
+    y, _ = conv2d_dgrad(x, w, b, input_size=size, stride=(2, 2), pad=(1, 1))
     expected = torch.nn.functional.conv_transpose2d(nchw(x), nchw(w), to64(b), 2, 1, 1)
     assert_close(y, nhwc(expected), 1e-6)
 
@@ -227,7 +264,7 @@ def test_empty_batch(form):
     x, w = randn(0, 5, 5, 4), randn(3, 3, 3, 4)
     y, _ = conv2d_fwd(x, w, tile=form)
     assert tuple(y.shape) == (0, 3, 3, 3)
-    assert tuple(conv2d_dgrad(y, w, input_size=(5, 5), tile=form).shape) == (0, 5, 5, 4)
+    assert tuple(conv2d_dgrad(y, w, input_size=(5, 5), tile=form)[0].shape) == (0, 5, 5, 4)
     dw = conv2d_wgrad(y, x, kernel_size=(3, 3), tile=form)
     assert torch.equal(dw, torch.zeros_like(dw))
 
@@ -298,5 +335,5 @@ def test_unet_layers_match_cudnn(size):
     )
     y = torch.nn.functional.conv2d(xt, wt, padding=1)
     assert_close(conv2d_fwd(x, w, padding=(1, 1, 1, 1))[0], nhwc(y), 5e-3, what="y")
-    assert_close(conv2d_dgrad(dy, w, input_size=(side, side), pad=(1, 1)), nhwc(dx), 5e-3, what="dx")
+    assert_close(conv2d_dgrad(dy, w, input_size=(side, side), pad=(1, 1))[0], nhwc(dx), 5e-3, what="dx")
     assert_close(conv2d_wgrad(dy, x, kernel_size=(3, 3), pad=(1, 1)), nhwc(dw), 5e-3, what="dw")

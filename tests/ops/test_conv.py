@@ -3,10 +3,11 @@
 import hypothesis.strategies as st
 import pytest
 import torch
-from helpers import DEVICE, assert_close, check_gradients, pitched, randn, to64
+from helpers import DEVICE, GPU, assert_close, check_gradients, pitched, randn, to64
 from hypothesis import assume, given, settings
 
 import tritonnet as tn
+from tritonnet import nn, ops
 from tritonnet.nn import functional as F
 
 TORCH = torch.nn.functional
@@ -107,6 +108,39 @@ def test_only_wanted_gradients_are_computed():
     F.conv2d(x, w).sum().backward()
     assert x.grad is None
     assert w.grad is not None
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"] if GPU else ["fp32"])
+def test_batch_norm_relu_conv2d_is_its_parts(training, precision):
+    """Also that the result's statistics are those of the result, and that the bias reaches it."""
+    tn.set_precision(precision)
+    results = []
+    for fused in (True, False):
+        norm = nn.BatchNorm2d(16).train(training)
+        norm.load_state_dict({
+            "weight": randn(16, seed=1), "bias": randn(16, seed=2), "running_mean": randn(16, seed=3),
+            "running_var": randn(16, seed=4) ** 2 + 0.5, "num_batches_tracked": torch.tensor(0),
+        })  # fmt: skip
+        inputs = [randn(2, 16, 9, 10), randn(32, 16, 3, 3, seed=5) / 12, randn(32, seed=6)]
+        x, w, b = (tn.from_torch(t, requires_grad=True) for t in inputs)
+        if fused:
+            y, moments = ops.batch_norm_relu_conv2d(x, norm.arguments(), w, b, padding=1)
+        else:
+            y, moments = ops.conv2d_moments(F.batch_norm_relu(x, **norm.arguments()), w, b, padding=1)
+        z = F.batch_norm(y, None, None, training=True, moments=moments)
+        z.backward(tn.from_torch(randn(2, 32, 9, 10, seed=7).to(z.dtype)))
+        results.append([z, x.grad, w.grad, norm.weight.grad, norm.bias.grad, norm.running_mean])
+    tolerance = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 2e-2}[precision]
+    for name, ours, expected in zip(("z", "dx", "dw", "dscale", "dshift", "mean"), *results, strict=True):
+        assert_close(ours.torch(), expected.torch(), tolerance, what=name)
+
+
+def test_batch_norm_relu_conv2d_refuses():
+    with pytest.raises(tn.Refused, match=r"\[batch_norm_relu_conv2d\] .*groups must be 1"):
+        ops.batch_norm_relu_conv2d(ONE(), nn.BatchNorm2d(4).arguments(), W(), groups=2)
+    with pytest.raises(tn.Refused, match="it has no gradient; call it within"):
+        ops.conv2d_batch_norm_relu(ONE(), W(), norm=nn.BatchNorm2d(2).given())
 
 
 @pytest.mark.gpu

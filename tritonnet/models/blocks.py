@@ -13,7 +13,7 @@ from tritonnet.autograd import Tensor, is_grad_enabled
 from tritonnet.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Module, ReLU, Sequential
 from tritonnet.nn import functional as F
 from tritonnet.ops.cat import wide
-from tritonnet.ops.conv import conv2d_batch_norm_relu, conv2d_moments
+from tritonnet.ops.conv import batch_norm_relu_conv2d, conv2d_batch_norm_relu, conv2d_moments
 from tritonnet.ops.norm import batch_norm_relu_max_pool2d
 
 __all__ = ["Concat", "DoubleConv", "fused_join"]
@@ -36,7 +36,10 @@ class DoubleConv(Module):
     def fused(self, x: Tensor) -> Tensor:
         """The same numbers in fewer kernels."""
         conv1, norm1, _, conv2, norm2, _ = self.double_conv
-        return _activated(conv2, norm2, _activated(conv1, norm1, x))
+        if self._in_one():
+            return _activated(conv2, norm2, _activated(conv1, norm1, x))
+        x, moments = self._until_last(x)
+        return F.batch_norm_relu(x, **norm2.arguments(), moments=moments)
 
     def fused_skip(self, x: Tensor, room: int) -> tuple[Tensor, Tensor, torch.Tensor]:
         """The same for a block with a skip.
@@ -49,15 +52,24 @@ class DoubleConv(Module):
             The result, its 2x2 max pool, and the free channels (N, H, W, room) of its buffer.
         """
         conv1, norm1, _, conv2, norm2, _ = self.double_conv
-        x = _activated(conv1, norm1, x)
+        x, moments = (_activated(conv1, norm1, x), None) if self._in_one() else self._until_last(x)
         n, c, h, w = x.shape[0], conv2.out_channels, *x.shape[2:]
         both = wide(n, h, w, c + room, x.dtype)
-        if _in_one(norm2):
+        if self._in_one():
             skip = _activated(conv2, norm2, x, both[..., :c])
             return skip, F.max_pool2d(skip, 2), both[..., c:]
-        x, moments = _convolve(conv2, norm2, x)
         skip, pooled = batch_norm_relu_max_pool2d(x, **norm2.arguments(), moments=moments, out=both[..., :c])
         return skip, pooled, both[..., c:]
+
+    def _in_one(self) -> bool:
+        """Whether batch norm and ReLU run within the convolutions: no batch decides them, and no gradient is wanted."""
+        return not (is_grad_enabled() or self.double_conv[1].uses_batch() or self.double_conv[4].uses_batch())
+
+    def _until_last(self, x: Tensor) -> tuple[Tensor, Any]:
+        """The second convolution's result, and the statistics of it that the batch norm behind it can use."""
+        conv1, norm1, _, conv2, *_ = self.double_conv
+        x, moments = conv2d_moments(x, *_window(conv1)) if norm1.uses_batch() else (conv1(x), None)
+        return batch_norm_relu_conv2d(x, norm1.arguments(), *_window(conv2), moments=moments)
 
 
 def _window(conv: Conv2d) -> tuple[Any, ...]:
@@ -65,22 +77,9 @@ def _window(conv: Conv2d) -> tuple[Any, ...]:
     return conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation
 
 
-def _convolve(conv: Conv2d, norm: BatchNorm2d, x: Tensor) -> tuple[Tensor, Any]:
-    """The convolution and, where the batch norm behind it needs them, the statistics of its result."""
-    return conv2d_moments(x, *_window(conv)) if norm.uses_batch() else (conv(x), None)
-
-
-def _in_one(norm: BatchNorm2d) -> bool:
-    """Whether batch norm and ReLU go into the convolution before them: no batch decides it, and no gradient is wanted."""
-    return not norm.uses_batch() and not is_grad_enabled()
-
-
 def _activated(conv: Conv2d, norm: BatchNorm2d, x: Tensor, out: torch.Tensor | None = None) -> Tensor:
-    """Convolution, batch norm and ReLU."""
-    if _in_one(norm):
-        return conv2d_batch_norm_relu(x, *_window(conv), norm=norm.given(), out=out)
-    x, moments = _convolve(conv, norm, x)
-    return F.batch_norm_relu(x, **norm.arguments(), moments=moments, out=out)
+    """Convolution, batch norm and ReLU in one pass."""
+    return conv2d_batch_norm_relu(x, *_window(conv), norm=norm.given(), out=out)
 
 
 class Concat(Module):

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from tritonnet.autograd import Context, Function, Parameter, Tensor, is_grad_enabled, storage_dtype, uses_tf32
-from tritonnet.kernels.batch_norm import Norm
+from tritonnet.kernels.batch_norm import Norm, Running, batch_norm_bwd, batch_norm_fwd
 from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad, same_padding, transposed_size
 from tritonnet.kernels.runtime import refuse
 from tritonnet.kernels.sum import pixel_sum
+from tritonnet.ops.norm import Moments, check, statistics
 from tritonnet.ops.shape import to
 
 __all__ = ["conv2d", "conv2d_batch_norm_relu", "conv2d_moments", "conv_transpose2d", "pair"]
@@ -31,7 +32,7 @@ class Conv2dFunction(Function):
     def backward(ctx: Context, dy: Buffer, *_: object) -> tuple[Buffer | None, ...]:
         x, w = ctx.saved
         size, kernel = (x.shape[1], x.shape[2]), (w.shape[1], w.shape[2])
-        dx = conv2d_dgrad(dy, w, input_size=size, pad=ctx.pad, **ctx.window) if ctx.needs[0] else None
+        dx = conv2d_dgrad(dy, w, input_size=size, pad=ctx.pad, **ctx.window)[0] if ctx.needs[0] else None
         dw = conv2d_wgrad(dy, x, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[1] else None
         return dx, dw, pixel_sum(dy) if ctx.needs[2] else None
 
@@ -43,7 +44,7 @@ class ConvTranspose2dFunction(Function):
     ) -> Buffer:
         ctx.window = window
         ctx.save(x, w)
-        return conv2d_dgrad(x, w, bias, input_size=size, out=out, **window)
+        return conv2d_dgrad(x, w, bias, input_size=size, out=out, **window)[0]
 
     @staticmethod
     def backward(ctx: Context, dy: Buffer) -> tuple[Buffer | None, ...]:
@@ -56,6 +57,33 @@ class ConvTranspose2dFunction(Function):
         dx = conv2d_fwd(dy, w, padding=(top, bottom, left, right), **window)[0] if ctx.needs[0] else None
         dw = conv2d_wgrad(x, dy, kernel_size=(w.shape[1], w.shape[2]), **ctx.window) if ctx.needs[1] else None
         return dx, dw, pixel_sum(dy) if ctx.needs[2] else None
+
+
+class BatchNormReluConv2dFunction(Function):
+    @staticmethod
+    def forward(
+        ctx: Context, x: Buffer, scale: Buffer | None, shift: Buffer | None, w: Buffer, bias: Buffer | None, *,
+        running: Running | None, training: bool, moments: Moments | None, eps: float, **window: Any,
+    ) -> Any:  # fmt: skip
+        mean, var = statistics(x, running, training, moments, any(ctx.needs))
+        between = batch_norm_fwd(x, mean, var, scale, shift, eps=eps, relu=True)
+        ctx.norm, ctx.training = Norm(mean, var, scale, shift, eps), training
+        ctx.window = {key: window[key] for key in ("stride", "dilation", "tf32")}
+        ctx.pad = window["padding"][0], window["padding"][2]
+        ctx.save(x, between, w)
+        y, moments = conv2d_fwd(between, w, bias, **window)
+        return (y, *moments) if moments is not None else (y, None)
+
+    @staticmethod
+    def backward(ctx: Context, dy: Buffer, *_: object) -> tuple[Buffer | None, ...]:
+        x, between, w = ctx.saved
+        norm, size = ctx.norm, (x.shape[1], x.shape[2])
+        kernel = (w.shape[1], w.shape[2])
+        dw = conv2d_wgrad(dy, between, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[3] else None
+        between, sums = conv2d_dgrad(dy, w, input_size=size, pad=ctx.pad, norm=norm, z=x, **ctx.window)
+        first = batch_norm_bwd(between, x, *norm.buffers, eps=norm.eps, relu=True, training=ctx.training, sums=sums)
+        gradients = (*first, dw, pixel_sum(dy) if ctx.needs[4] else None)
+        return tuple(g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
 
 
 def pair(op: str, name: str, value: Any, least: int) -> tuple[int, int]:
@@ -110,12 +138,17 @@ def _convolve(
     padding: Any,
     dilation: Any,
     groups: int,
+    *,
+    function: type[Function] = Conv2dFunction,
+    before: tuple[Tensor | None, ...] = (),
     **more: Any,
 ) -> Any:
+    """Apply `function` to the input, what comes `before` the weights, the weights and the bias."""
     x, w = _computed(op, input, weight, groups)
     steps, spread = pair(op, "stride", stride, 1), pair(op, "dilation", dilation, 1)
     pads = _padding(op, padding, weight, steps, spread)
-    return Conv2dFunction.apply(x, w, bias, stride=steps, padding=pads, dilation=spread, tf32=uses_tf32(), **more)
+    window = {"stride": steps, "padding": pads, "dilation": spread, "tf32": uses_tf32()}
+    return function.apply(x, *before, w, bias, **window, **more)
 
 
 def conv2d(
@@ -170,6 +203,29 @@ def conv2d_batch_norm_relu(
     return _convolve(  # type: ignore[no-any-return]
         op, input, weight, bias, stride, padding, dilation, groups, norm=norm, out=out, statistics=False
     )
+
+
+def batch_norm_relu_conv2d(
+    input: Tensor, norm: dict[str, Any], weight: Tensor, bias: Tensor | None = None, stride: Size = 1,
+    padding: Size | str = 0, dilation: Size = 1, groups: int = 1, *, moments: Moments | None = None,
+) -> tuple[Tensor, Moments | None]:  # fmt: skip
+    """`conv2d_moments(batch_norm_relu(input, **norm, moments=moments), weight, ...)` as one op.
+
+    Its backward lets the convolution's input gradient sum what the batch norm needs of it, a pass over two images less.
+
+    Args:
+        norm: the arguments of `batch_norm` beside its input.
+        others: as those of `conv2d_moments`; `moments` are the input's.
+    """
+    op = "batch_norm_relu_conv2d"
+    given = {**norm}
+    scale, shift, training, eps = (given.pop(name) for name in ("weight", "bias", "training", "eps"))
+    running = check(op, input, training=training, eps=eps, **given)
+    y, *parts = _convolve(
+        op, input, weight, bias, stride, padding, dilation, groups, statistics=True, function=BatchNormReluConv2dFunction,
+        before=(scale, shift), running=running, training=training, moments=moments, eps=eps,
+    )  # fmt: skip
+    return y, None if parts[0] is None else tuple(part.data for part in parts)
 
 
 def conv_transpose2d(

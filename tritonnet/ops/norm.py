@@ -8,7 +8,7 @@ from tritonnet.kernels.batch_norm_pool import batch_norm_pool_bwd, batch_norm_po
 from tritonnet.kernels.convert import cast
 from tritonnet.kernels.runtime import refuse
 
-__all__ = ["batch_norm", "batch_norm_relu", "batch_norm_relu_max_pool2d"]
+__all__ = ["Moments", "batch_norm", "batch_norm_relu", "batch_norm_relu_max_pool2d", "check", "statistics"]
 
 Buffer = torch.Tensor
 Moments = tuple[Buffer, Buffer, Buffer]
@@ -20,7 +20,7 @@ class BatchNormFunction(Function):
         ctx: Context, x: Buffer, w: Buffer | None, b: Buffer | None, *, running: Running | None, training: bool,
         moments: Moments | None, eps: float, relu: bool, out: Buffer | None,
     ) -> Buffer:  # fmt: skip
-        mean, var = _statistics(x, running, training, moments, any(ctx.needs))
+        mean, var = statistics(x, running, training, moments, any(ctx.needs))
         ctx.save(x, mean, var, w, b)
         ctx.options = {"eps": eps, "relu": relu, "training": training}
         return batch_norm_fwd(x, mean, var, w, b, eps=eps, relu=relu, out=out)
@@ -37,7 +37,7 @@ class BatchNormReluMaxPool2dFunction(Function):
         ctx: Context, x: Buffer, w: Buffer | None, b: Buffer | None, *, running: Running | None, training: bool,
         moments: Moments | None, eps: float, out: Buffer | None,
     ) -> tuple[Buffer, Buffer]:  # fmt: skip
-        mean, var = _statistics(x, running, training, moments, any(ctx.needs))
+        mean, var = statistics(x, running, training, moments, any(ctx.needs))
         ctx.save(x, mean, var, w, b)
         ctx.options = {"eps": eps, "training": training}
         return batch_norm_pool_fwd(x, mean, var, w, b, eps=eps, out=out)
@@ -52,19 +52,19 @@ class BatchNormReluMaxPool2dFunction(Function):
         return tuple(g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
 
 
-def _statistics(
+def statistics(
     x: Buffer, running: Running | None, training: bool, moments: Moments | None, kept: bool
 ) -> tuple[Buffer, Buffer]:
     """Mean and variance to normalise by; in training the running ones are updated on the way."""
     if training:
         return batch_norm_stats(x, running) if moments is None else batch_norm_merge(*moments, running)
-    assert running is not None  # _check
+    assert running is not None  # check
     if kept:  # a forward in training may change them before the backward
         return cast(running.mean, torch.float32), cast(running.var, torch.float32)
     return running.mean, running.var
 
 
-def _check(
+def check(
     op: str, input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, training: bool,
     momentum: float | None, eps: float, num_batches_tracked: Tensor | None,
 ) -> Running | None:  # fmt: skip
@@ -115,7 +115,7 @@ def batch_norm(
         Refused: shapes or dtypes that do not go together; one value per channel in training; no running statistics in
             evaluation.
     """
-    running = _check("batch_norm", input, running_mean, running_var, training, momentum, eps, num_batches_tracked)
+    running = check("batch_norm", input, running_mean, running_var, training, momentum, eps, num_batches_tracked)
     return BatchNormFunction.apply(  # type: ignore[no-any-return]
         input, weight, bias, running=running, training=training, moments=moments, eps=eps, relu=False, out=None
     )
@@ -131,7 +131,7 @@ def batch_norm_relu(
     Arguments, result and refusals as `batch_norm`; `out` is a buffer (N, H, W, C) to write into, such as one half of
     `ops.cat.wide`.
     """
-    running = _check("batch_norm_relu", input, running_mean, running_var, training, momentum, eps, num_batches_tracked)
+    running = check("batch_norm_relu", input, running_mean, running_var, training, momentum, eps, num_batches_tracked)
     return BatchNormFunction.apply(  # type: ignore[no-any-return]
         input, weight, bias, running=running, training=training, moments=moments, eps=eps, relu=True, out=out
     )
@@ -149,7 +149,7 @@ def batch_norm_relu_max_pool2d(
     Returns:
         y (N, C, H, W) and the pooled image (N, C, H // 2, W // 2).
     """
-    running = _check(
+    running = check(
         "batch_norm_relu_max_pool2d", input, running_mean, running_var, training, momentum, eps, num_batches_tracked
     )
     return BatchNormReluMaxPool2dFunction.apply(  # type: ignore[no-any-return]
