@@ -12,6 +12,7 @@ no zero is multiplied. With few channels (FLAT) taps and channels are one axis, 
 """
 
 from math import gcd
+from typing import Any
 
 import torch
 import triton
@@ -21,11 +22,12 @@ from tritonnet.kernels.batch_norm import Norm, coefficients, relu
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, flattens
 from tritonnet.kernels.runtime import INTERPRET, cdiv, launch, next_power_of_2, pitch
 
-__all__ = ["dgrad", "fwd", "split_sum", "wgrad"]
+__all__ = ["dgrad", "dot", "fwd", "products", "split_sum", "wgrad"]
 
 
 @triton.jit
-def _dot(a, b, acc, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+def dot(a, b, acc, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+    """The sum of acc and a @ b, multiplied as `products` says."""
     if UPCAST:  # the interpreter multiplies the raw bits of 16-bit floats
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, acc, input_precision=PRECISION)
@@ -58,7 +60,7 @@ def _conv2d_fwd_kernel(
             x = tl.load(x_ptr + corner[:, None] + ((dh * W + dw) * x_pitch + c)[None, :], mask=inside, other=0.0)
             live = (i < R * S * C)[:, None] & (k < K)[None, :]
             f = tl.load(w_ptr + k[None, :] * (R * S * C) + i[:, None], mask=live, other=0.0)
-            acc = _dot(x, f, acc, PRECISION, UPCAST)
+            acc = dot(x, f, acc, PRECISION, UPCAST)
     else:
         steps = tl.cdiv(C, BLOCK_K)
         for step in range(R * S * steps):
@@ -75,7 +77,7 @@ def _conv2d_fwd_kernel(
                 x_ptr + (corner + (dh * W + dw).to(tl.int64) * x_pitch)[:, None] + c[None, :], mask=inside, other=0.0
             )
             f = tl.load(w_ptr + k[None, :] * (R * S * C) + (tap * C + c)[:, None], mask=live, other=0.0)
-            acc = _dot(x, f, acc, PRECISION, UPCAST)
+            acc = dot(x, f, acc, PRECISION, UPCAST)
     if HAS_BIAS:
         acc += tl.load(b_ptr + k, mask=k < K, other=0.0)[None, :]
     if NORM:
@@ -142,7 +144,7 @@ def _conv2d_dgrad_kernel(
         )
         base = ((r0 + i * STEP_H) * S + s0 + j * STEP_W) * C
         f = tl.load(w_ptr + k[:, None] * (R * S * C) + (base + c)[None, :], mask=live, other=0.0)
-        acc = _dot(dy, f, acc, PRECISION, UPCAST)
+        acc = dot(dy, f, acc, PRECISION, UPCAST)
     if HAS_BIAS:
         acc += tl.load(b_ptr + c, mask=c < C, other=0.0)[None, :]
     at = ((n.to(tl.int64) * H + h) * W + w)[:, None] * dx_pitch + c[None, :]
@@ -190,7 +192,7 @@ def _conv2d_wgrad_kernel(
             at = (((n.to(tl.int64) * H + h) * W + w) * x_pitch)[:, None] + c[None, :]
             inside = live_m & live_n[None, :] & ((h >= 0) & (h < H) & (w >= 0) & (w < W))[:, None]
         x = tl.load(x_ptr + at, mask=inside, other=0.0)
-        acc = _dot(tl.trans(dy), x, acc, PRECISION, UPCAST)
+        acc = dot(tl.trans(dy), x, acc, PRECISION, UPCAST)
     at = (split.to(tl.int64) * K + k)[:, None] * (R * S * C) + j[None, :]
     tl.store(dw_ptr + at, acc, mask=(k < K)[:, None] & live_n[None, :])
 
@@ -213,7 +215,7 @@ def _window(g: Geometry) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _products(x: torch.Tensor, tf32: bool) -> dict[str, object]:
+def products(x: torch.Tensor, tf32: bool) -> dict[str, Any]:
     """How `tl.dot` multiplies: IEEE float32 unless tf32 was asked for; 16-bit operands are exact either way."""
     precision = "tf32" if tf32 or x.dtype != torch.float32 else "ieee"
     return {"PRECISION": precision, "UPCAST": INTERPRET and x.dtype != torch.float32}
@@ -228,7 +230,7 @@ def fwd(
     launch(
         _conv2d_fwd_kernel, (cdiv(n_out, t.block_m) * cdiv(g.K, t.block_n),),
         x, w, bias, *(norm.buffers if norm else (None,) * 4), y,
-        n_out, g.H, g.W, g.P, g.Q, g.C, g.K, pitch(x), pitch(y), norm.eps if norm else 0.0, **_window(g), **_products(x, tf32),
+        n_out, g.H, g.W, g.P, g.Q, g.C, g.K, pitch(x), pitch(y), norm.eps if norm else 0.0, **_window(g), **products(x, tf32),
         FLAT=flattens(g.C), WHOLE_C=g.C % t.block_k == 0, HAS_BIAS=bias is not None, NORM=norm is not None,
         BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
@@ -242,7 +244,7 @@ def dgrad(
     phase_pixels = g.N * cdiv(g.H, sh) * cdiv(g.W, sw)  # of the largest phase
     launch(
         _conv2d_dgrad_kernel, (cdiv(phase_pixels, t.block_m) * sh * sw * cdiv(g.C, t.block_n),),
-        dy, w, bias, dx, g.N, g.H, g.W, g.P, g.Q, g.C, g.K, pitch(dy), pitch(dx), **_window(g), **_products(dy, tf32),
+        dy, w, bias, dx, g.N, g.H, g.W, g.P, g.Q, g.C, g.K, pitch(dy), pitch(dx), **_window(g), **products(dy, tf32),
         STEP_H=sh // gcd(sh, dh), STEP_W=sw // gcd(sw, dw), WHOLE_K=g.K % t.block_k == 0, HAS_BIAS=bias is not None,
         BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
@@ -256,7 +258,7 @@ def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry,
     launch(
         _conv2d_wgrad_kernel, (cdiv(g.K, t.block_m) * columns, t.splits),
         dy, x, partial, n_out, g.H, g.W, g.P, g.Q, g.C, g.K, pitch(x), pitch(dy), cdiv(cdiv(n_out, t.block_k), t.splits),
-        **_window(g), **_products(x, tf32), FLAT=flat,
+        **_window(g), **products(x, tf32), FLAT=flat,
         BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
 

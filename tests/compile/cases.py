@@ -20,6 +20,7 @@ from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad, out
 from tritonnet.kernels.convert import cast, copy, image_input, nchw_to_nhwc, nhwc_to_nchw
 from tritonnet.kernels.cross_entropy import cross_entropy_fwd
 from tritonnet.kernels.fill import fill
+from tritonnet.kernels.head import head_bwd, head_fwd
 from tritonnet.kernels.loss import loss_bwd
 from tritonnet.kernels.max_pool2d import max_pool2d_bwd, max_pool2d_fwd
 from tritonnet.kernels.mul import expand, mul_fwd
@@ -210,6 +211,14 @@ def batch_norm_pools(p: Precision) -> None:
         batch_norm_pool_bwd(x, half, x, vector, vector, vector, vector, training=False)
 
 
+def heads(p: Precision) -> None:
+    for n, h, w, c, k, extra in ((16, 256, 256, 64, 2, 0), (2, 19, 23, 17, 3, 3), (2, 19, 23, 128, 32, 0)):
+        x, dy = buffer(n, h, w, c, dtype=p.dtype, extra=extra), buffer(n, h, w, k, dtype=p.dtype)
+        norm, weight = Norm(*(buffer(c) for _ in range(4))), buffer(k, 1, 1, c, dtype=p.dtype)
+        head_fwd(x, norm, weight, buffer(k), tf32=p.tf32)
+        head_bwd(dy, x, norm, weight, tf32=p.tf32)
+
+
 def pools(p: Precision) -> None:
     windows = (((2, 2), (2, 2), (0, 0)), ((3, 3), (2, 2), (1, 1)), ((17, 16), (1, 2), (0, 3)))
     for x, count in zip(images(p), (3, 1, 1), strict=False):
@@ -299,6 +308,7 @@ CASES: dict[str, tuple[Callable[[Precision], object], tuple[str, ...]]] = {
     "tanh": (unary(tanh_fwd, tanh_bwd), STORED),
     "batch_norm": (batch_norms, STORED),
     "batch_norm_pool": (batch_norm_pools, STORED),
+    "head": (heads, GEMM),
     "pool": (pools, STORED),
     "optim": (optimizers, STORED),
     "softmax": (softmaxes, STORED),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import CASES, PRECISIONS, Precision, convolution
+from cases import CASES, GEMM, PRECISIONS, Precision, convolution
 from compiler import SHARED, Launch, compile_for, record
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
@@ -26,7 +26,7 @@ PLAN = [
     for arch in SHARED
     for case, (_, precisions) in CASES.items()
     for precision in precisions
-    if case.startswith("conv2d") or arch in ENOUGH[precision]
+    if precisions == GEMM or arch in ENOUGH[precision]
 ]
 
 
@@ -50,7 +50,7 @@ def test_compiles(arch: str, case: str, precision: str) -> None:
     launches = record(arch, partial(run, PRECISIONS[precision]))
     assert launches
     check(arch, launches)
-    if case.startswith("conv2d") and precision != "fp32":
+    if CASES[case][1] == GEMM and precision != "fp32":
         products = [launch for launch in launches if compile_for(arch, launch).needs_tensor_cores]
         assert products, f"no matrix product among {[str(launch) for launch in launches]}"
 

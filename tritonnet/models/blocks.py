@@ -41,6 +41,13 @@ class DoubleConv(Module):
         x, moments = self._until_last(x)
         return F.batch_norm_relu(x, **norm2.arguments(), moments=moments)
 
+    def fused_head(self, x: Tensor, head: Conv2d) -> Tensor:
+        """The same, and a convolution behind it."""
+        if self._in_one():
+            return head(self.fused(x))  # type: ignore[no-any-return]
+        x, moments = self._until_last(x)
+        return batch_norm_relu_conv2d(x, self.double_conv[4].arguments(), *_window(head), moments=moments)[0]
+
     def fused_skip(self, x: Tensor, room: int) -> tuple[Tensor, Tensor, torch.Tensor]:
         """The same for a block with a skip.
 

@@ -63,8 +63,7 @@ class PosterUNet(Segmenter):
         skip2, x, free2 = self.down2.fused_skip(x, self.narrow1.out_channels)
         x = self.middle.fused(x)
         x = self.merge1.fused(fused_join(skip2, free2, self.narrow1, self.up1(x)))
-        x = self.merge2.fused(fused_join(skip1, free1, self.narrow2, self.up2(x)))
-        return self.head(x)  # type: ignore[no-any-return]
+        return self.merge2.fused_head(fused_join(skip1, free1, self.narrow2, self.up2(x)), self.head)
 
     def whole(self, x: Tensor) -> Tensor:
         """The poster's output: the softmax of the logits over the channels (1 everywhere with one class)."""

@@ -122,9 +122,9 @@ class UNet(Segmenter):
             skips.append((skip, free))
             block = down.maxpool_conv[1]
         x = block.fused(x)
-        for up in ups:
+        for up in ups[:-1]:
             x = up.conv.fused(fused_join(*skips.pop(), up.up, x))
-        return self.outc(x)  # type: ignore[no-any-return]
+        return ups[-1].conv.fused_head(fused_join(*skips.pop(), ups[-1].up, x), self.outc.conv)  # type: ignore[no-any-return]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """As Module's; the key `mask_values` that published files carry is left out."""

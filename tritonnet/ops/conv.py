@@ -8,6 +8,7 @@ import torch
 from tritonnet.autograd import Context, Function, Parameter, Tensor, is_grad_enabled, storage_dtype, uses_tf32
 from tritonnet.kernels.batch_norm import Norm, Running, batch_norm_bwd, batch_norm_fwd
 from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad, same_padding, transposed_size
+from tritonnet.kernels.head import head_bwd, head_fits, head_fwd
 from tritonnet.kernels.runtime import refuse
 from tritonnet.kernels.sum import pixel_sum
 from tritonnet.ops.norm import Moments, check, statistics
@@ -66,8 +67,14 @@ class BatchNormReluConv2dFunction(Function):
         running: Running | None, training: bool, moments: Moments | None, eps: float, **window: Any,
     ) -> Any:  # fmt: skip
         mean, var = statistics(x, running, training, moments, any(ctx.needs))
-        between = batch_norm_fwd(x, mean, var, scale, shift, eps=eps, relu=True)
         ctx.norm, ctx.training = Norm(mean, var, scale, shift, eps), training
+        pixelwise = tuple(w.shape[1:3]) == window["stride"] == (1, 1) and not any(window["padding"])
+        ctx.head = pixelwise and head_fits(w.shape[3], w.shape[0])
+        if ctx.head:
+            ctx.save(x, w)
+            ctx.tf32 = window["tf32"]
+            return head_fwd(x, ctx.norm, w, bias, tf32=ctx.tf32), None
+        between = batch_norm_fwd(x, mean, var, scale, shift, eps=eps, relu=True)
         ctx.window = {key: window[key] for key in ("stride", "dilation", "tf32")}
         ctx.pad = window["padding"][0], window["padding"][2]
         ctx.save(x, between, w)
@@ -76,13 +83,17 @@ class BatchNormReluConv2dFunction(Function):
 
     @staticmethod
     def backward(ctx: Context, dy: Buffer, *_: object) -> tuple[Buffer | None, ...]:
-        x, between, w = ctx.saved
-        norm, size = ctx.norm, (x.shape[1], x.shape[2])
-        kernel = (w.shape[1], w.shape[2])
-        dw = conv2d_wgrad(dy, between, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[3] else None
-        between, sums = conv2d_dgrad(dy, w, input_size=size, pad=ctx.pad, norm=norm, z=x, **ctx.window)
-        first = batch_norm_bwd(between, x, *norm.buffers, eps=norm.eps, relu=True, training=ctx.training, sums=sums)
-        gradients = (*first, dw, pixel_sum(dy) if ctx.needs[4] else None)
+        gradients: tuple[Buffer | None, ...]
+        if ctx.head:
+            x, w = ctx.saved
+            gradients = head_bwd(dy, x, ctx.norm, w, tf32=ctx.tf32, training=ctx.training)
+        else:
+            x, between, w = ctx.saved
+            norm, size, kernel = ctx.norm, (x.shape[1], x.shape[2]), (w.shape[1], w.shape[2])
+            dw = conv2d_wgrad(dy, between, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[3] else None
+            between, sums = conv2d_dgrad(dy, w, input_size=size, pad=ctx.pad, norm=norm, z=x, **ctx.window)
+            first = batch_norm_bwd(between, x, *norm.buffers, eps=norm.eps, relu=True, training=ctx.training, sums=sums)
+            gradients = (*first, dw, pixel_sum(dy) if ctx.needs[4] else None)
         return tuple(g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
 
 
@@ -212,6 +223,7 @@ def batch_norm_relu_conv2d(
     """`conv2d_moments(batch_norm_relu(input, **norm, moments=moments), weight, ...)` as one op.
 
     Its backward lets the convolution's input gradient sum what the batch norm needs of it, a pass over two images less.
+    A 1x1 convolution to few channels is a network's head, whose kernels (`tritonnet.kernels.head`) keep no image between.
 
     Args:
         norm: the arguments of `batch_norm` beside its input.
