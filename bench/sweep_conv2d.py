@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-import tritonnet  # noqa: F401  first, so that kernels are defined for this device
+from bench.cases import LOW, nchw, randn
 from tritonnet.kernels import conv2d as conv
 from tritonnet.kernels import runtime
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, split_count
@@ -33,6 +33,9 @@ LAYERS = [
 UPS = [(1024, 512, 32), (512, 256, 64), (256, 128, 128), (128, 64, 256)]
 # C, K, side of its first convolution (3x3 of an RGB image) and of its last (1x1, one logit a class)
 FIRST, LAST = (3, 64, 256), (64, 2, 256)
+PASSES = (
+    "fwd", "dgrad", "wgrad", "up_fwd", "up_dgrad", "up_wgrad", "first_fwd", "first_wgrad", "last_fwd", "last_dgrad", "last_wgrad"
+)  # fmt: skip
 Case = tuple[str, int, int, int, int, str]  # pass, C, K, side, batch, precision (bf16 or tf32)
 
 
@@ -122,18 +125,18 @@ class Problem:
     def __init__(self, case: Case) -> None:
         self.case = case
         name, c, k, side, batch, self.precision = case
-        self.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        self.dtype = LOW if self.precision == "bf16" else torch.float32
         self.tf32 = self.precision == "tf32"
-        torch.backends.cudnn.allow_tf32 = True
-        generator = torch.Generator(device="cuda").manual_seed(0)
-        channels_last = {"memory_format": torch.channels_last}
 
         def random(*shape: int) -> torch.Tensor:
-            return torch.randn(*shape, device="cuda", generator=generator).to(self.dtype).to(**channels_last)
+            n, c, h, w = shape
+            return nchw(randn(n, h, w, c, dtype=self.dtype))
 
         self.up = name.startswith("up_")
         small = side // 2 if self.up else side
         self.x, self.dy = random(batch, c, small, small), random(batch, k, side, side)
+        if not name.startswith("first_"):
+            self.x.relu_()
         self.taps = 2 if self.up else 1 if name.startswith("last_") else 3
         self.w = random(c, k, 2, 2) if self.up else random(k, c, self.taps, self.taps)
         self.flops = 2 * batch * small * small * c * k * self.taps**2
@@ -203,10 +206,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--precision", default="bf16", choices=["bf16", "tf32"])
     parser.add_argument("--only", default="")
-    parser.add_argument(
-        "--passes",
-        default="fwd,dgrad,wgrad,up_fwd,up_dgrad,up_wgrad,first_fwd,first_wgrad,last_fwd,last_dgrad,last_wgrad",
-    )
+    parser.add_argument("--passes", default=",".join(PASSES))
     parser.add_argument("--workers", type=int, default=12)
     options = parser.parse_args()
     passes = options.passes.split(",")

@@ -12,6 +12,7 @@ no zero is multiplied. With few channels (FLAT) taps and channels are one axis, 
 """
 
 from math import gcd
+from typing import Any
 
 import torch
 import triton
@@ -208,7 +209,7 @@ def _window(g: Geometry) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _products(x: torch.Tensor, tf32: bool) -> dict[str, object]:
+def _products(x: torch.Tensor, tf32: bool) -> dict[str, Any]:
     """How `tl.dot` multiplies: IEEE float32 unless tf32 was asked for; 16-bit operands are exact either way."""
     precision = "tf32" if tf32 or x.dtype != torch.float32 else "ieee"
     return {"PRECISION": precision, "UPCAST": INTERPRET and x.dtype != torch.float32}
@@ -224,6 +225,7 @@ def fwd(
         x, w, bias, y, n_out, g.H, g.W, g.P, g.Q, g.C, g.K, pitch(x), pitch(y), **_window(g), **_products(x, tf32),
         FLAT=flattens(g.C), WHOLE_C=g.C % t.block_k == 0, HAS_BIAS=bias is not None,
         BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
+        flops=g.flops,
     )  # fmt: skip
 
 
@@ -238,6 +240,7 @@ def dgrad(
         dy, w, bias, dx, g.N, g.H, g.W, g.P, g.Q, g.C, g.K, pitch(dy), pitch(dx), **_window(g), **_products(dy, tf32),
         STEP_H=sh // gcd(sh, dh), STEP_W=sw // gcd(sw, dw), WHOLE_K=g.K % t.block_k == 0, HAS_BIAS=bias is not None,
         BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
+        flops=g.flops,
     )  # fmt: skip
 
 
@@ -251,6 +254,7 @@ def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry,
         dy, x, partial, n_out, g.H, g.W, g.P, g.Q, g.C, g.K, pitch(x), pitch(dy), cdiv(cdiv(n_out, t.block_k), t.splits),
         **_window(g), **_products(x, tf32), FLAT=flat,
         BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
+        flops=g.flops,
     )  # fmt: skip
 
 

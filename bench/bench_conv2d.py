@@ -1,0 +1,29 @@
+"""Convolutions and transposed convolutions of the U-Net at 256x256, each pass against cuDNN.
+
+`--batch` and `--precision` choose others than 16 and bf16. FLOPs: 2 * pixels * C * K * taps each pass; bytes: the two
+images and the weights, once.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from bench.cases import Case, fitted, nbytes
+from bench.sweep_conv2d import PASSES, Problem, layers
+
+CASES = [(name, *layer) for name in PASSES for layer in layers(name)]
+
+
+def conv2d(name: str, c: int, k: int, side: int, batch: int, precision: str) -> Case:
+    """One pass of one layer."""
+    problem = Problem((name, c, k, side, batch, precision))
+    moved = nbytes(problem.x, problem.dy, problem.w)
+    # relative error of a sum of rounded products (tf32 keeps 10 bits), both sides
+    return Case(lambda: problem.ours(None), problem.theirs, moved, problem.flops, 1e-2, problem.dtype)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[1]}-{case[2]}@{case[3]}")
+def test_conv2d(versus: Callable[..., None], pytestconfig: pytest.Config, case: tuple[str, int, int, int]) -> None:
+    name, c, k, side = case
+    batch, precision = pytestconfig.getoption("--batch"), pytestconfig.getoption("--precision")
+    versus("conv2d", f"{name} {c}-{k}@{side} batch{batch} {precision}", conv2d(*fitted((*case, batch, precision))))

@@ -1,0 +1,25 @@
+"""MNIST's multilayer perceptron (784-512-512-10, ReLU, Adam): a training step beside PyTorch's.
+
+    python -m bench.bench_mlp [--peers ...] [--rows FILE]
+
+A linear layer is a 1x1 convolution of images of one pixel here. The widths are ours: no published figure is compared.
+"""
+
+import pytest
+
+from bench.bench_step import main, run
+from bench.cases import GPU
+from bench.networks import Net
+
+CASES = ["mlp-128-28-bf16", "mlp-4096-28-bf16"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_mlp(request: pytest.FixtureRequest, name: str) -> None:
+    net = Net.of(name)
+    peers = request.config.getoption("--peers").split(",") if GPU else ["eager"]
+    run(net if GPU else Net("mlp", 4, 8, "fp32"), "step", peers, request.getfixturevalue("rows") if GPU else None)
+
+
+if __name__ == "__main__":
+    main(",".join(CASES))
