@@ -12,6 +12,7 @@ first step, or the logits, are compared before anything is timed.
 """
 
 import argparse
+import dataclasses
 import gc
 import time
 from pathlib import Path
@@ -61,7 +62,7 @@ def ours(net: Net, kind: str) -> tuple[Any, Any, torch.Tensor, float | None]:
 
     first = once().clone()
     if not GPU:
-        return None, once, first, None
+        return once, once, first, None
     for _ in range(2):
         once()
     memory = peak_gib(once, before)
@@ -76,8 +77,10 @@ def _graph(call: Any) -> Any:
     return lambda: (recorded.replay(), result)
 
 
-def peak_gib(call: Any, before: int) -> float:
-    """GiB allocated at most during a call, above the `before` bytes of what else is in memory."""
+def peak_gib(call: Any, before: int) -> float | None:
+    """GiB allocated at most during a call, above the `before` bytes of what else is in memory; None without a GPU."""
+    if not GPU:
+        return None
     torch.cuda.reset_peak_memory_stats()
     call()
     torch.cuda.synchronize()
@@ -93,53 +96,58 @@ def check(net: Net, kind: str, mine: torch.Tensor, theirs: torch.Tensor) -> None
     assert error <= allowed, f"{net} {kind}: the first results differ by {error:.3g}, allowed {allowed:.3g}: not timed"
 
 
+def measured_today(rows: Rows, kind: str, net: Net, peer: str) -> dict[str, Any] | None:
+    """The last row of this case and peer in the file that was measured today, on this GPU, with these versions."""
+    same = {key: rows.machine[key] for key in ("date", "gpu", "torch", "triton", "cudnn")}
+    same |= {"bench": kind, "case": str(net), "peer": peer}
+    known = read([rows.path]) if rows.path.exists() else []
+    found = [r for r in known if not r.get("reused") and all(r.get(key) == value for key, value in same.items())]
+    return found[-1] if found else None
+
+
 def run(net: Net, kind: str, peers: list[str], rows: Rows | None, deadline: float = float("inf")) -> None:
-    """Assert a case, then time ours beside each peer; without `rows` assert alone."""
+    """Assert a case, then time ours beside each peer, eager PyTorch first; without `rows` assert alone."""
     graph, eager, first, memory = ours(net, kind)
-    known = [] if rows is None or not rows.path.exists() else read([rows.path])
-    anew: dict[str, float] = {}  # eager PyTorch, timed now
-    mine = None
+    eager_ms, mine = None, None
     for name in ["eager", *(p for p in peers if p != "eager")]:
         if time.monotonic() > deadline:
             print(f"{net} {kind} {name}: no time is left", flush=True)
             continue
-        old = [r for r in known if rows and name in SLOW and not r.get("reused") and (r["bench"], r["case"], r["peer"])
-               == (kind, str(net), name) and all(r[k] == rows.machine[k] for k in ("date", "gpu", "torch", "triton", "cudnn"))
-               ]  # fmt: skip
-        values: dict[str, Any] = {"peer": name}
+        old = measured_today(rows, kind, net, name) if rows and name in SLOW else None
         if old:
-            mine, mine_eager = compare([graph, eager], rounds=ROUNDS, repeats=REPEATS, flush=False)
-            values |= {k: old[-1][k] for k in ("theirs_ms", "theirs_spread", "theirs_gib", "setup_s")}
-            values |= {"reused": True, "theirs_eager_ms": anew.get("eager")}
+            mine, started = compare([graph, eager], rounds=ROUNDS, repeats=REPEATS, flush=False)
+            values = {key: old[key] for key in ("theirs_ms", "theirs_spread", "theirs_gib", "setup_s")}
+            values |= {"reused": True, "theirs_eager_ms": eager_ms}
         else:
             before = torch.cuda.memory_allocated() if GPU else 0
             try:
                 peer = Peer(net, name, kind)
+                check(net, kind, first, peer.first)
             except Exception as failure:  # PyTorch's compiler may fail; the other peers still count
                 if name == "eager":
                     raise
                 print(f"{net} {kind} {name}: {type(failure).__name__}: {str(failure)[:200]}", flush=True)
                 continue
-            check(net, kind, first, peer.first)
             if rows is None:
                 continue
-            mine, mine_eager, theirs = compare([graph, eager, peer.run], rounds=ROUNDS, repeats=REPEATS, flush=False)
-            anew[name] = theirs.median_ms
-            values |= {"theirs_ms": round(theirs.median_ms, 5), "theirs_spread": round(theirs.spread, 3),
-                       "theirs_gib": None if peer.graph else peak_gib(peer.run, before), "setup_s": round(peer.setup_s, 1)
-                       }  # fmt: skip
+            mine, started, theirs = compare([graph, eager, peer.run], rounds=ROUNDS, repeats=REPEATS, flush=False)
+            values = {
+                "theirs_ms": round(theirs.median_ms, 5), "theirs_spread": round(theirs.spread, 3),
+                "theirs_gib": None if peer.graph else peak_gib(peer.run, before), "setup_s": round(peer.setup_s, 1),
+            }  # fmt: skip
+            eager_ms = values["theirs_ms"] if name == "eager" else eager_ms
             del peer
         assert rows is not None
         rows.add(
-            kind, str(net), ours_ms=round(mine.median_ms, 5), ours_spread=round(mine.spread, 3),
-            ours_eager_ms=round(mine_eager.median_ms, 5), ours_eager_spread=round(mine_eager.spread, 3), ours_gib=memory,
+            kind, str(net), peer=name, ours_ms=round(mine.median_ms, 5), ours_spread=round(mine.spread, 3),
+            ours_eager_ms=round(started.median_ms, 5), ours_eager_spread=round(started.spread, 3), ours_gib=memory,
             ratio=round(values["theirs_ms"] / mine.median_ms, 3), repeats=mine.repeats, graph=True,
             sm_clock_mhz=sm_clock(graph), **values,
         )  # fmt: skip
         gc.collect()
-    if rows is not None and mine is not None:
+    if rows is not None and mine is not None and GPU:
         dtype = torch.bfloat16 if net.precision == "bf16" else torch.float32
-        kernels = [vars(time) for time in kernel_times(eager, peak(), dtype)]
+        kernels = [dataclasses.asdict(time) for time in kernel_times(eager, peak(), dtype)]
         rows.add("profile", f"{kind} {net}", kernels=kernels, step_ms=round(mine.median_ms, 5))
     del graph, eager
     gc.collect()

@@ -1,7 +1,8 @@
 """`python -m pytest bench`: every benchmark asserts its result, then times ours and theirs in one run with the one timer.
 
 Rows go to bench/results/<date>-<gpu>.jsonl (or --rows PATH), each as soon as it is measured; a table is printed last. Without a
-GPU the results are asserted at small sizes, and nothing is timed.
+GPU the results are asserted at small sizes, and nothing is timed. Rows name the commit that git gives, or $COMMIT where files lie
+without it.
 """
 
 from collections.abc import Callable

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # torch_networks, when run as a program
 
+import itertools
+
 import tritonnet as tn
 from bench.cases import DEVICE, GPU, nchw
 from tritonnet.measure import Step, made_batch
@@ -55,7 +57,7 @@ def mlp(side: int, linear: Any, relu: Any) -> list[Any]:
     """MNIST's multilayer perceptron: side * side, 512, 512, 10, with ReLU between."""
     sizes = [side**2, 512 // WIDTH, 512 // WIDTH, 10]
     layers: list[Any] = []
-    for c, k in zip(sizes, sizes[1:], strict=False):
+    for c, k in itertools.pairwise(sizes):
         layers += [linear(c, k), relu()]
     return layers[:-1]
 
@@ -72,7 +74,7 @@ def overfeat(side: int, ns: Any, flat: Any, linear: Any) -> list[Any]:
         layers += [ns.MaxPool2d(2, 2)] if pool else []
     sizes = [widths[5] * pixels**2, 3072 // WIDTH, 4096 // WIDTH, 1000 // WIDTH]
     layers.append(flat())
-    for c, k in zip(sizes, sizes[1:], strict=False):
+    for c, k in itertools.pairwise(sizes):
         layers += [linear(c, k), ns.ReLU()]
     return layers[:-1]
 

@@ -1,5 +1,6 @@
 """What was measured on: the card, its clock, the versions, and how fast the card can be at best."""
 
+import ctypes
 import datetime
 import os
 import subprocess
@@ -60,22 +61,31 @@ def plain_copy(moved: float) -> Callable[[], object]:
     return lambda: target.copy_(source)
 
 
-def sm_clock(call: Callable[[], object]) -> int | None:
-    """The multiprocessors' clock in MHz while `call` runs over and over, as nvidia-smi gives it; None without that."""
-    if runtime.device().type != "cuda":
-        return None
-    card = f"--id=GPU-{torch.cuda.get_device_properties(runtime.device()).uuid}"
-    query = ["nvidia-smi", card, "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
+@cache
+def _nvml() -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
+    """The driver's management library and its handle of this process's GPU; None where there is none."""
     try:
-        process = subprocess.Popen(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        library = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
         return None
-    while process.poll() is None:
-        for _ in range(4):
-            call()
-        torch.cuda.synchronize()
-    answer = process.communicate()[0].strip()
-    return int(answer) if answer.isdigit() else None
+    handle, uuid = ctypes.c_void_p(), f"GPU-{torch.cuda.get_device_properties(runtime.device()).uuid}"
+    if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(handle)):
+        return None
+    return library, handle
+
+
+def sm_clock(call: Callable[[], object]) -> int | None:
+    """The multiprocessors' clock in MHz while `call` runs again and again; None where the driver does not say."""
+    nvml = _nvml() if runtime.device().type == "cuda" else None
+    if nvml is None:
+        return None
+    library, handle = nvml
+    for _ in range(20):
+        call()
+    clock = ctypes.c_uint()
+    failed = library.nvmlDeviceGetClockInfo(handle, 1, ctypes.byref(clock))  # 1: NVML_CLOCK_SM
+    torch.cuda.synchronize()
+    return None if failed else clock.value
 
 
 @cache

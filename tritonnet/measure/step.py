@@ -2,7 +2,8 @@
 
 import torch
 
-from tritonnet.autograd import Tensor, precision, storage_dtype
+from tritonnet.autograd import Tensor, storage_dtype
+from tritonnet.autograd import precision as use_precision
 from tritonnet.kernels import runtime
 from tritonnet.kernels.convert import image_input
 from tritonnet.kernels.fill import fill
@@ -31,22 +32,27 @@ class Step:
         network: from (N, C, H, W) to logits, one a class.
         channels: C of the images.
         precision: what it computes in.
+
+    Attributes:
+        dtype: of its images and products.
     """
 
     def __init__(self, network: Module, channels: int, precision: str) -> None:
         self.network, self.precision = network, precision
+        with use_precision(precision):
+            self.dtype = storage_dtype()
         self.optimizer = Adam(network.parameters(), lr=1e-4)
         self.loss_function = CrossEntropyLoss()
         self.mean, self.rstd = (fill(runtime.empty((channels,), torch.float32), value) for value in (0.5, 4.0))
 
     def forward(self, images: Buffer) -> Tensor:
         """Logits of uint8 images (N, H, W, C)."""
-        with precision(self.precision):
+        with use_precision(self.precision):
             return self.network(Tensor(image_input(images, self.mean, self.rstd, 1 / 255, storage_dtype())))  # type: ignore[no-any-return]
 
     def gradients(self, images: Buffer, labels: Buffer) -> Tensor:
         """Forward and backward alone; the loss."""
-        with precision(self.precision):
+        with use_precision(self.precision):
             loss = self.loss_function(self.forward(images), Tensor(labels))
             loss.backward()
         return loss.detach()  # type: ignore[no-any-return]
