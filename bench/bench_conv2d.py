@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.cases import Case, fitted, nbytes
+from bench.cases import Case, fitted
 from bench.sweep_conv2d import PASSES, Problem, layers
 
 CASES = [(name, *layer) for name in PASSES for layer in layers(name)]
@@ -16,10 +16,7 @@ CASES = [(name, *layer) for name in PASSES for layer in layers(name)]
 
 def conv2d(name: str, c: int, k: int, side: int, batch: int, precision: str) -> Case:
     """One pass of one layer."""
-    problem = Problem((name, c, k, side, batch, precision))
-    moved = nbytes(problem.x, problem.dy, problem.w)
-    # relative error of a sum of rounded products (tf32 keeps 10 bits), both sides
-    return Case(lambda: problem.ours(None), problem.theirs, moved, problem.flops, 1e-2, problem.dtype)
+    return Problem((name, c, k, side, batch, precision)).case_of(None)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[1]}-{case[2]}@{case[3]}")

@@ -16,9 +16,6 @@ LOW = torch.bfloat16 if GPU else torch.float32  # the interpreter's own bfloat16
 # bfloat16 rounds each result by up to 2^-9, and the peer rounds too; float32 sums differ in their order alone
 ROUNDING = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
 
-torch.backends.cudnn.benchmark = True
-torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-
 # batch, height = width, channels: the U-Net's images at three levels, and a single one
 IMAGES = {
     "64@256 batch16": (16, 256, 64), "256@64 batch16": (16, 64, 256), "1024@16 batch16": (16, 16, 1024),
@@ -55,6 +52,12 @@ class Case:
             assert error <= allowed, (
                 f"result {i}: relative error {error:.3g}, allowed {allowed:.3g}: not timed"
             )  # NaN too
+
+
+def let_torch_be_fast(tf32: bool) -> None:
+    """PyTorch's settings for speed; whether its float32 products may round to tf32."""
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 def randn(*shape: int, dtype: torch.dtype = LOW) -> torch.Tensor:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # tor
 import itertools
 
 import tritonnet as tn
-from bench.cases import DEVICE, GPU, nchw
+from bench.cases import DEVICE, GPU, let_torch_be_fast, nchw
 from tritonnet.measure import Step, made_batch
 from tritonnet.train.graph import CapturedStep
 
@@ -153,6 +153,7 @@ class Peer:
         mode, self.graph = PEERS[name]
         start = time.perf_counter()
         self.net, self.kind = net, kind
+        let_torch_be_fast(tf32=net.precision != "fp32")
         self.low = torch.bfloat16 if net.precision == "bf16" and GPU else torch.float32
         self.network = their_network(net).to(DEVICE).to(memory_format=torch.channels_last)
         images, labels = net.data()

@@ -23,7 +23,7 @@ def normal(row: Row) -> Row:
         row |= {"bench": "step", "case": f"{model}-{batch}-{256 if model == 'unet' else 32}-{precision}", "peer": mode}
         if mode == "eager":  # ours was started kernel by kernel there
             row |= {"ours_eager_ms": row["ours_ms"], "ours_ms": None, "ratio": None}
-    if row["bench"] == "sweep_conv2d":  # the best tile of a sweep, in TFLOP/s
+    if row["bench"] == "sweep_conv2d":  # older: the best tile of a sweep, in TFLOP/s
         row |= {"bench": "conv2d", **convolution_work(row["case"])}
         row |= {side + "_ms": row["flops"] / row[side + "_tflops"] / 1e9 for side in ("ours", "theirs")}
         row["tflops"] = row["ours_tflops"]

@@ -31,8 +31,8 @@ class Rows:
             file.write(json.dumps(row) + "\n")
         return row
 
-    def time(self, bench: str, name: str, case: Case) -> dict[str, Any]:
-        """Time a case, ours and theirs in turns, and a copy of as many bytes where bytes are its bound."""
+    def time(self, bench: str, name: str, case: Case, **more: Any) -> dict[str, Any]:
+        """Time a case, ours and theirs in turns, and a copy of as many bytes where bytes are its bound; `more` is kept too."""
         best, calls = peak(), [case.ours, case.theirs]
         bound_by_bytes = not case.flops or (
             best.flops is not None and case.flops / best.flops < case.bytes / best.bytes
@@ -51,7 +51,7 @@ class Rows:
             of_peak=round(floor / mine.median_ms, 3) if floor is not None else None,
             copy_ms=round(copies[0].median_ms, 5) if copies else None,
             of_copy=round(copies[0].median_ms / mine.median_ms, 3) if copies else None,
-            sm_clock_mhz=sm_clock(case.ours),
+            sm_clock_mhz=sm_clock(case.ours), **more,
         )  # fmt: skip
 
 

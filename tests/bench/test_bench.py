@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,15 @@ OPERATIONS = [
 @pytest.fixture(autouse=True)
 def poison() -> None:
     """Unpoisoned buffers: the benchmarks time what users get."""
+
+
+@pytest.fixture(autouse=True)
+def settings() -> Iterator[None]:
+    """PyTorch's settings as they were, for the tests that come after."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    yield
+    cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 @pytest.fixture
@@ -121,6 +131,9 @@ def test_older_rows_are_read() -> None:
     assert steps["U-Net of 31 M parameters, 256x256, batch 16, bf16"][2].endswith(")")
     assert {row["bench"] for row in rows} >= {"step", "conv2d"}
     assert "<svg" in report.page(rows)
+    assert report.readme_block(rows) in (report.ROOT / "README.md").read_text(), (
+        "python -m bench.report --readme writes it"
+    )
 
 
 def test_convolution_work_is_that_of_the_case() -> None:

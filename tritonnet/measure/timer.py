@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -100,10 +101,11 @@ def _recorded(call: Call) -> Call:
     return graph.replay
 
 
+@cache
 def _clearing() -> Call:
     """Reads four times the L2 cache; a graph itself, so that Python stays ahead of the device."""
-    cache = torch.cuda.get_device_properties(runtime.device()).L2_cache_size
-    junk = runtime.zeros((cache,), torch.float32)
+    size = torch.cuda.get_device_properties(runtime.device()).L2_cache_size
+    junk = runtime.zeros((size,), torch.float32)
     sum_fwd(junk, (0,))
     return _recorded(lambda: sum_fwd(junk, (0,)))
 
