@@ -98,7 +98,7 @@ def check(net: Net, kind: str, mine: torch.Tensor, theirs: torch.Tensor) -> None
 
 def measured_today(rows: Rows, kind: str, net: Net, peer: str) -> dict[str, Any] | None:
     """The last row of this case and peer in the file that was measured today, on this GPU, with these versions."""
-    same = {key: rows.machine[key] for key in ("date", "gpu", "torch", "triton", "cudnn")}
+    same = {key: rows.environment[key] for key in ("date", "gpu", "torch", "triton", "cudnn")}
     same |= {"bench": kind, "case": str(net), "peer": peer}
     known = read([rows.path]) if rows.path.exists() else []
     found = [r for r in known if not r.get("reused") and all(r.get(key) == value for key, value in same.items())]

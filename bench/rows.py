@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cases import Case
-from tritonnet.measure import compare, machine, peak
+from tritonnet.measure import compare, environment, peak
 from tritonnet.measure.machine import plain_copy, sm_clock
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -17,14 +17,14 @@ class Rows:
     """Appends rows to a file, each with GPU, versions, date and commit, and keeps them for the table."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self.machine = machine()
-        gpu = str(self.machine["gpu"]).lower().replace(" ", "-")
-        self.path = path or RESULTS / f"{self.machine['date']}-{gpu}.jsonl"
+        self.environment = environment()
+        gpu = str(self.environment["gpu"]).lower().replace(" ", "-")
+        self.path = path or RESULTS / f"{self.environment['date']}-{gpu}.jsonl"
         self.rows: list[dict[str, Any]] = []
 
     def add(self, bench: str, case: str, **values: Any) -> dict[str, Any]:
         """Write one row now."""
-        row = {"bench": bench, "case": case, **values, **self.machine}
+        row = {"bench": bench, "case": case, **values, **self.environment}
         self.rows.append(row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:

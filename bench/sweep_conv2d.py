@@ -4,8 +4,8 @@
 
 Candidates are compiled and checked by worker processes, then timed one after another in this one, with cuDNN beside them.
 Writes DIR/candidates.jsonl (a line a candidate) and DIR/<arch>.json, the shipped tile table with what was found, and a row a
-problem where `python -m pytest bench` writes its own (--rows FILE). A candidate that fails to compile, or is off by more than 1e-2
-in bfloat16, is written down and never chosen.
+problem where `python -m pytest bench` writes its own (--rows FILE). A candidate that fails to compile, or errs by more than 1e-2,
+is written down and never chosen.
 """
 
 import argparse

@@ -85,7 +85,7 @@ def test_network_rows_and_what_is_taken_over(rows: Rows, monkeypatch: pytest.Mon
 
 def made_rows(rows: Rows) -> list[results.Row]:
     """A row of each kind, as a GPU would write them."""
-    rows.machine |= {"gpu": "NVIDIA H200", "cudnn": 91900}
+    rows.environment |= {"gpu": "NVIDIA H200", "cudnn": 91900}
     rates = {"tflops": 1.0, "gbytes_per_s": 2, "of_peak": 0.5, "of_copy": None, "copy_ms": None, "sm_clock_mhz": 1980}
     common = {"ours_ms": 1.0, "theirs_ms": 1.25, "ratio": 1.25, **rates}
     rows.add("conv2d", "fwd 64-64@256 batch16 bf16", flops=1e9, bytes=1e6, dtype="bfloat16", **common)

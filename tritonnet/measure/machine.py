@@ -16,7 +16,7 @@ import triton
 from tritonnet.kernels import runtime
 from tritonnet.measure.timer import measure
 
-__all__ = ["Peak", "machine", "peak", "plain_copy", "sm_clock"]
+__all__ = ["Peak", "environment", "peak", "plain_copy", "sm_clock"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def commit() -> str | None:
         return None
 
 
-def machine() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """What every row of results carries: GPU, versions, date, commit."""
     gpu = runtime.device().type == "cuda"
     return {
