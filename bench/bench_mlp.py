@@ -10,15 +10,14 @@ import pytest
 from bench.bench_step import main, run
 from bench.cases import GPU
 from bench.networks import Net
+from bench.rows import Rows
 
 CASES = ["mlp-128-28-bf16", "mlp-4096-28-bf16"]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_mlp(request: pytest.FixtureRequest, name: str) -> None:
-    net = Net.of(name)
-    peers = request.config.getoption("--peers").split(",") if GPU else ["eager"]
-    run(net if GPU else Net("mlp", 4, 8, "fp32"), "step", peers, request.getfixturevalue("rows") if GPU else None)
+def test_mlp(rows: Rows | None, peers: list[str], name: str) -> None:
+    run(Net.of(name) if GPU else Net("mlp", 4, 8, "fp32"), "step", peers, rows)
 
 
 if __name__ == "__main__":

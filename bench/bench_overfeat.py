@@ -11,6 +11,7 @@ import pytest
 from bench.bench_step import main, run
 from bench.cases import GPU
 from bench.networks import Net
+from bench.rows import Rows
 
 CASES = ["overfeat-128-231-bf16", "overfeat-128-231-tf32"]
 # total, forward, backward in ms
@@ -24,10 +25,9 @@ HISTORIC = {
 
 @pytest.mark.parametrize("kind", ["forward", "gradients"])
 @pytest.mark.parametrize("name", CASES if GPU else CASES[:1])
-def test_overfeat(request: pytest.FixtureRequest, name: str, kind: str) -> None:
-    peers = request.config.getoption("--peers").split(",") if GPU else ["eager"]
+def test_overfeat(rows: Rows | None, peers: list[str], name: str, kind: str) -> None:
     net = Net.of(name) if GPU else Net("overfeat", 1, 71, "fp32")  # the least size that leaves a pixel
-    run(net, kind, peers, request.getfixturevalue("rows") if GPU else None)
+    run(net, kind, peers, rows)
 
 
 if __name__ == "__main__":

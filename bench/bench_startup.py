@@ -55,8 +55,9 @@ def measure(rows: Rows) -> None:
             print(f"first step, {state} caches: {seconds} s", flush=True)
 
 
-@pytest.mark.skipif(not GPU, reason="a start on the interpreter compiles nothing")
-def test_startup(rows: Rows) -> None:
+def test_startup(rows: Rows | None) -> None:
+    if rows is None:
+        pytest.skip("a start has a time, and no other result")
     measure(rows)
 
 

@@ -197,9 +197,7 @@ CASES = (
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_step(request: pytest.FixtureRequest, kind: str, name: str) -> None:
-    rows = request.getfixturevalue("rows") if GPU else None
-    peers = request.config.getoption("--peers").split(",") if GPU else ["eager"]
+def test_step(rows: Rows | None, peers: list[str], kind: str, name: str) -> None:
     run(tiny(name), kind, peers, rows)
 
 

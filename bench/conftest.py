@@ -2,7 +2,8 @@
 
 Rows go to bench/results/<date>-<gpu>.jsonl (or --rows PATH), each as soon as it is measured; a table is printed last. Without a
 GPU the results are asserted at small sizes, and nothing is timed. Rows name the commit that git gives, or $COMMIT where files lie
-without it.
+without it. Compiling takes most of the time: with pytest-xdist `python -m pytest bench -n 12 --assert-only` does it beforehand,
+in parallel.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from bench.rows import Rows, text_table
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rows", type=Path, default=None, help="file for the results, a JSON object a line")
+    parser.addoption("--assert-only", action="store_true", help="time nothing, also on a GPU")
     parser.addoption("--batch", type=int, default=16, help="images of the convolutions' cases")
     parser.addoption("--precision", default="bf16", choices=["bf16", "tf32"], help="of the convolutions' cases")
     parser.addoption("--peers", default="eager,graph", help="of the network benchmarks, see bench/bench_step.py")
@@ -25,7 +27,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.benchmark_quiet = True  # the table is ours
-    config.option.benchmark_disable = not GPU
+    config.option.benchmark_disable = not _times(config)
+
+
+def _times(config: pytest.Config) -> bool:
+    return GPU and not config.getoption("--assert-only")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,19 +41,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def rows(request: pytest.FixtureRequest) -> Rows:
-    """Where results go."""
-    request.config.rows = Rows(request.config.getoption("--rows"))  # type: ignore[attr-defined]
-    return request.config.rows  # type: ignore[attr-defined]
+def rows(request: pytest.FixtureRequest) -> Rows | None:
+    """Where results go; None where nothing is timed."""
+    config: Any = request.config
+    config.rows = Rows(config.getoption("--rows")) if _times(config) else None
+    return config.rows
 
 
 @pytest.fixture
-def versus(benchmark: Any, rows: Rows) -> Callable[[str, str, Case], None]:
+def peers(request: pytest.FixtureRequest, rows: Rows | None) -> list[str]:
+    """Which of PyTorch's ways to run networks are timed."""
+    return request.config.getoption("--peers").split(",") if rows else ["eager"]
+
+
+@pytest.fixture
+def versus(benchmark: Any, rows: Rows | None) -> Callable[[str, str, Case], None]:
     """Assert a case's result, then time ours and theirs and write a row."""
 
     def run(bench: str, name: str, case: Case) -> None:
         case.check()
-        if GPU:
+        if rows:
             benchmark.extra_info.update(rows.time(bench, name, case))
         wait = torch.cuda.synchronize if GPU else lambda: None
         benchmark.pedantic(lambda: (case.ours(), wait()), rounds=2, iterations=1)
@@ -59,5 +72,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     done: Rows | None = getattr(config, "rows", None)
     if done and done.rows:
         terminalreporter.write_line(f"\n{text_table(done.rows)}\nrows: {done.path}")
-    elif not GPU:
-        terminalreporter.write_line("\nno GPU: results were asserted at small sizes, nothing was timed")
+    elif not _times(config):
+        why = "--assert-only: results were asserted" if GPU else "no GPU: results were asserted at small sizes"
+        terminalreporter.write_line(f"\n{why}, nothing was timed")
