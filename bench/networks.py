@@ -166,7 +166,7 @@ class Peer:
                 if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                     module.to(self.low)
         else:
-            self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, fused=True, capturable=GPU)
+            self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, fused=True, capturable=self.graph)
         if mode:
             import torch._dynamo as dynamo  # slow to import
             import torch._inductor.config as inductor

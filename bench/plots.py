@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from bench.results import Row, latest, runs
 from tritonnet.measure.machine import PEAKS
 
-matplotlib.use("svg")
 SHOWN = 14  # kernels of a step with a colour of their own
 
 

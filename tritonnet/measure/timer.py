@@ -68,7 +68,7 @@ def compare(
             call()
     gpu = runtime.device().type == "cuda"
     if gpu and graph:
-        calls = [_recorded(call) for call in calls]
+        calls = [_Recorded(call) for call in calls]
     clear = _clearing() if gpu and flush else None
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
@@ -92,13 +92,18 @@ def _by_clock(call: Call, repeats: int) -> list[float]:
     return times
 
 
-def _recorded(call: Call) -> Call:
-    graph = torch.cuda.CUDAGraph()
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph):
-        call()
-    graph.replay()
-    return graph.replay
+class _Recorded:
+    """A call as a CUDA graph. It keeps the call, and so the buffers that the graph goes on reading."""
+
+    def __init__(self, call: Call) -> None:
+        self.call, self.graph = call, torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(self.graph):
+            call()
+        self.graph.replay()
+
+    def __call__(self) -> None:
+        self.graph.replay()
 
 
 @cache
@@ -107,7 +112,7 @@ def _clearing() -> Call:
     size = torch.cuda.get_device_properties(runtime.device()).L2_cache_size
     junk = runtime.zeros((size,), torch.float32)
     sum_fwd(junk, (0,))
-    return _recorded(lambda: sum_fwd(junk, (0,)))
+    return _Recorded(lambda: sum_fwd(junk, (0,)))
 
 
 def _on_gpu(call: Call, repeats: int, clear: Call | None) -> list[float]:
