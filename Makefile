@@ -1,15 +1,17 @@
 # make demo    install into .venv, train a small network on made images, end with pictures
 # make test    install likewise, run every test, print one total
 # make lint    ruff and the type checker
-# make bench   on a GPU: every benchmark beside PyTorch, a table and rows in bench/results/
+# make bench   on a GPU: every benchmark beside PyTorch; a table, rows in bench/results/, bench/report.html
 # make size    code lines by layer
 # make clean   remove what the others made
 #
 # Settings: PYTHON=python3.12  VENV=elsewhere  WORKERS=8 (of make test)  OUT=folder (of make demo)
+#           BENCH="bench/bench_step.py --peers eager,compile" (of make bench)
 
 VENV ?= .venv
 WORKERS ?= 2
 OUT ?= demo
+BENCH ?= bench
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
@@ -49,10 +51,11 @@ lint: $(STAMP)
 	"$(BIN)/mypy"
 
 bench: $(STAMP)
-	"$(BIN)/python" -m pytest -q bench
+	@"$(BIN)/python" -m pytest -q $(BENCH); code=$$?; \
+	"$(BIN)/python" -m bench.report --out bench/report.html; exit $$code
 
 size: $(STAMP)
 	@"$(BIN)/python" bench/size.py
 
 clean:
-	rm -rf "$(VENV)" build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf "$(VENV)" build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks bench/report.html

@@ -1,79 +1,77 @@
 """`python -m pytest bench`: every benchmark asserts its result, then times ours and theirs in one run with the one timer.
 
-Rows go to bench/results/<date>-<gpu>.jsonl (or --rows PATH), one a case, with GPU and versions; a table is printed last.
+Rows go to bench/results/<date>-<gpu>.jsonl (or --rows PATH), each as soon as it is measured; a table is printed last. Without a
+GPU the results are asserted at small sizes, and nothing is timed. Rows name the commit that git gives, or $COMMIT where files lie
+without it. Compiling takes most of the time: with pytest-xdist `python -m pytest bench -n 12 --assert-only` does it beforehand,
+in parallel.
 """
 
-import datetime
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import triton
 
-import tritonnet  # noqa: F401  first, so that kernels are defined for this device
-from tritonnet.kernels import runtime
-from tritonnet.measure.timer import measure
-
-ROWS: list[dict[str, Any]] = []
+from bench.cases import GPU, Case
+from bench.rows import Rows, text_table
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rows", type=Path, default=None, help="file for the results, a JSON object a line")
+    parser.addoption("--assert-only", action="store_true", help="time nothing, also on a GPU")
+    parser.addoption("--batch", type=int, default=16, help="images of the convolutions' cases")
+    parser.addoption("--precision", default="bf16", choices=["bf16", "tf32"], help="of the convolutions' cases")
+    parser.addoption("--peers", default="eager,graph", help="of the network benchmarks, see bench/bench_step.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.benchmark_quiet = True  # the table is ours
+    config.option.benchmark_disable = not _times(config)
+
+
+def _times(config: pytest.Config) -> bool:
+    return GPU and not config.getoption("--assert-only")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if runtime.INTERPRET:
-        for item in items:
-            item.add_marker(pytest.mark.skip(reason="speed is measured on a GPU"))
+    for item in items:  # a remark of PyTorch's is no reason to lose a measurement
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+@pytest.fixture(scope="session")
+def rows(request: pytest.FixtureRequest) -> Rows | None:
+    """Where results go; None where nothing is timed."""
+    config: Any = request.config
+    config.rows = Rows(config.getoption("--rows")) if _times(config) else None
+    return config.rows
 
 
 @pytest.fixture
-def versus(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Compare `ours` with `theirs` (both return their result), time both, keep a row."""
+def peers(request: pytest.FixtureRequest, rows: Rows | None) -> list[str]:
+    """Which of PyTorch's ways to run networks are timed."""
+    return request.config.getoption("--peers").split(",") if rows else ["eager"]
 
-    def run(
-        ours: Callable[[], Any], theirs: Callable[[], Any], *, rtol: float | None, flops: float = 0, bytes: float = 0,
-        graph: bool = True, flush: bool = True, repeats: int = 20, case: str = "",
-    ) -> None:  # fmt: skip
-        if rtol is not None:
-            a, b = (r if isinstance(r, tuple | list) else (r,) for r in (ours(), theirs()))
-            for mine, peer in zip(a, b, strict=True):
-                error = float((mine.float() - peer.float()).norm() / peer.float().norm())
-                assert error <= rtol, f"relative error {error:.3g}, allowed {rtol:.3g}: a wrong kernel is not timed"
-        mine, peer = (measure(f, repeats=repeats, graph=graph, flush=flush) for f in (ours, theirs))
-        row = {
-            "bench": request.node.name.split("[")[0].removeprefix("test_"), "case": case or request.node.callspec.id,
-            "ours_ms": round(mine.median_ms, 5), "theirs_ms": round(peer.median_ms, 5), "ours_spread": round(mine.spread, 3),
-            "theirs_spread": round(peer.spread, 3), "ratio": round(peer.median_ms / mine.median_ms, 3), "repeats": repeats,
-            "graph": graph, "tflops": round(flops / mine.median_ms / 1e9, 1) or None,
-            "gbytes_per_s": round(bytes / mine.median_ms / 1e6) or None, "gpu": torch.cuda.get_device_name(),
-            "torch": torch.__version__, "triton": triton.__version__, "cudnn": torch.backends.cudnn.version(),
-            "date": datetime.date.today().isoformat(),
-        }  # fmt: skip
-        ROWS.append(row)
-        benchmark.extra_info.update(row)
-        benchmark.pedantic(ours, rounds=2, iterations=1)
+
+@pytest.fixture
+def versus(benchmark: Any, rows: Rows | None) -> Callable[[str, str, Case], None]:
+    """Assert a case's result, then time ours and theirs and write a row."""
+
+    def run(bench: str, name: str, case: Case) -> None:
+        case.check()
+        if rows:
+            benchmark.extra_info.update(rows.time(bench, name, case))
+        wait = torch.cuda.synchronize if GPU else lambda: None
+        benchmark.pedantic(lambda: (case.ours(), wait()), rounds=2, iterations=1)
 
     return run
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if not ROWS:
-        return
-    gpu = torch.cuda.get_device_name().lower().replace(" ", "-")
-    path = config.getoption("--rows") or Path(__file__).parent / "results" / f"{ROWS[0]['date']}-{gpu}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in ROWS)
-    terminalreporter.write_line(
-        f"\n{'':34}{'case':34}{'ours ms':>10}{'theirs ms':>11}{'ratio':>7}{'TFLOP/s':>9}{'GB/s':>7}"
-    )
-    for row in ROWS:
-        terminalreporter.write_line(
-            f"{row['bench']:34}{row['case']:34}{row['ours_ms']:10.4f}{row['theirs_ms']:11.4f}{row['ratio']:7.2f}"
-            f"{row['tflops'] or 0:9.0f}{row['gbytes_per_s'] or 0:7.0f}"
-        )
-    terminalreporter.write_line(f"ratio: theirs / ours, above 1 ours is faster. Rows: {path}")
+    done: Rows | None = getattr(config, "rows", None)
+    if done and done.rows:
+        terminalreporter.write_line(f"\n{text_table(done.rows)}\nrows: {done.path}")
+    elif not _times(config):
+        why = "--assert-only: results were asserted" if GPU else "no GPU: results were asserted at small sizes"
+        terminalreporter.write_line(f"\n{why}, nothing was timed")

@@ -3,8 +3,9 @@
     python -m bench.sweep_conv2d [--out DIR] [--batch 16] [--precision bf16] [--only 128-128] [--passes fwd,dgrad,wgrad]
 
 Candidates are compiled and checked by worker processes, then timed one after another in this one, with cuDNN beside them.
-Writes DIR/sweep_conv2d.jsonl (a row a candidate) and DIR/<arch>.json, the shipped tile table with what was found. A candidate
-that fails to compile, or is off by more than 1e-2 in bfloat16, is written down and never chosen.
+Writes DIR/candidates.jsonl (a line a candidate) and DIR/<arch>.json, the shipped tile table with what was found, and a row a
+problem where `python -m pytest bench` writes its own (--rows FILE). A candidate that fails to compile, or errs by more than 1e-2,
+is written down and never chosen.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from typing import Any
 
 import torch
 
-import tritonnet  # noqa: F401  first, so that kernels are defined for this device
+from bench.cases import LOW, Case, let_torch_be_fast, nbytes, nchw, randn
+from bench.rows import Rows
 from tritonnet.kernels import conv2d as conv
 from tritonnet.kernels import runtime
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, split_count
@@ -33,7 +35,10 @@ LAYERS = [
 UPS = [(1024, 512, 32), (512, 256, 64), (256, 128, 128), (128, 64, 256)]
 # C, K, side of its first convolution (3x3 of an RGB image) and of its last (1x1, one logit a class)
 FIRST, LAST = (3, 64, 256), (64, 2, 256)
-Case = tuple[str, int, int, int, int, str]  # pass, C, K, side, batch, precision (bf16 or tf32)
+PASSES = (
+    "fwd", "dgrad", "wgrad", "up_fwd", "up_dgrad", "up_wgrad", "first_fwd", "first_wgrad", "last_fwd", "last_dgrad", "last_wgrad"
+)  # fmt: skip
+Setting = tuple[str, int, int, int, int, str]  # pass, C, K, side, batch, precision (bf16 or tf32)
 
 
 # block_n, block_m, warps, stages
@@ -94,7 +99,7 @@ def gather_tiles(name: str) -> list[Tile]:
     return tiles
 
 
-def candidates(case: Case) -> list[Tile]:
+def candidates(case: Setting) -> list[Tile]:
     """The tiles worth trying for a case."""
     name, c, k, side, batch, precision = case
     kind, _, pass_ = name.rpartition("_")
@@ -119,24 +124,36 @@ def layers(name: str) -> list[tuple[int, int, int]]:
 class Problem:
     """One case with its data: ours by tile, theirs, and the reference."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Setting) -> None:
         self.case = case
         name, c, k, side, batch, self.precision = case
-        self.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        self.dtype = LOW if self.precision == "bf16" else torch.float32
         self.tf32 = self.precision == "tf32"
-        torch.backends.cudnn.allow_tf32 = True
-        generator = torch.Generator(device="cuda").manual_seed(0)
-        channels_last = {"memory_format": torch.channels_last}
+        let_torch_be_fast(self.tf32)
 
         def random(*shape: int) -> torch.Tensor:
-            return torch.randn(*shape, device="cuda", generator=generator).to(self.dtype).to(**channels_last)
+            n, c, h, w = shape
+            return nchw(randn(n, h, w, c, dtype=self.dtype))
 
         self.up = name.startswith("up_")
         small = side // 2 if self.up else side
         self.x, self.dy = random(batch, c, small, small), random(batch, k, side, side)
+        if not name.startswith("first_"):
+            self.x.relu_()
         self.taps = 2 if self.up else 1 if name.startswith("last_") else 3
         self.w = random(c, k, 2, 2) if self.up else random(k, c, self.taps, self.taps)
         self.flops = 2 * batch * small * small * c * k * self.taps**2
+
+    @property
+    def label(self) -> str:
+        """How results name it."""
+        name, c, k, side, batch, precision = self.case
+        return f"{name} {c}-{k}@{side} batch{batch} {precision}"
+
+    def case_of(self, tile: Tile | None) -> Case:
+        """Ours by this tile beside theirs. A sum of rounded products errs by 1e-2 at most, also with tf32's 10 bits."""
+        moved = nbytes(self.x, self.dy, self.w)
+        return Case(lambda: self.ours(tile), self.theirs, moved, self.flops, 1e-2, self.dtype)
 
     def theirs(self) -> torch.Tensor:
         """PyTorch's result, through cuDNN, as an NHWC buffer."""
@@ -182,7 +199,7 @@ class Problem:
         return pass_, f"{g.key} {str(self.dtype).removeprefix('torch.')}"
 
 
-def check(case: Case) -> list[tuple[Tile, str]]:
+def check(case: Setting) -> list[tuple[Tile, str]]:
     """Compile and run every candidate once; say what is wrong with it, or ""."""
     problem = Problem(case)
     expected = problem.theirs().float()
@@ -199,18 +216,18 @@ def check(case: Case) -> list[tuple[Tile, str]]:
 def main() -> None:
     """Sweep the U-Net's layers."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--out", type=Path, default=Path("sweep"))
+    parser.add_argument("--rows", type=Path)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--precision", default="bf16", choices=["bf16", "tf32"])
     parser.add_argument("--only", default="")
-    parser.add_argument(
-        "--passes",
-        default="fwd,dgrad,wgrad,up_fwd,up_dgrad,up_wgrad,first_fwd,first_wgrad,last_fwd,last_dgrad,last_wgrad",
-    )
+    parser.add_argument("--passes", default=",".join(PASSES))
     parser.add_argument("--workers", type=int, default=12)
     options = parser.parse_args()
     passes = options.passes.split(",")
-    cases: list[Case] = [
+    if options.precision == "tf32":  # these run as bfloat16, by its tiles
+        passes = [name for name in passes if name not in ("wgrad", "up_wgrad")]
+    cases: list[Setting] = [
         (name, c, k, side, options.batch, options.precision) for name in passes
         for c, k, side in layers(name) if options.only in f"{c}-{k}"
     ]  # fmt: skip
@@ -221,27 +238,32 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     shipped = Path(conv.__file__).resolve().parent / "tiles" / f"{runtime.arch()}.json"
     table: dict[str, dict[str, Any]] = json.loads(shipped.read_text()) if shipped.is_file() else {}
-    with (options.out / "sweep_conv2d.jsonl").open("w") as rows:
+    rows = Rows(options.rows)
+    with (options.out / "candidates.jsonl").open("w") as tried:
         for case, judged in zip(cases, verdicts, strict=True):
             problem = Problem(case)
-            theirs = measure(problem.theirs, graph=True).median_ms
             timed = []
             for tile, wrong in judged:
                 row: dict[str, Any] = {"case": case, "tile": dataclasses.asdict(tile), "error": wrong}
                 if not wrong:
                     row["ms"] = measure(lambda p=problem, t=tile: p.ours(t), repeats=10, warmup=2, graph=True).median_ms
                     timed.append((row["ms"], tile))
-                rows.write(json.dumps(row) + "\n")
+                tried.write(json.dumps(row) + "\n")
             bad = sum(bool(wrong) for _, wrong in judged)
-            best_ms, best = min(timed, key=lambda pair: pair[0])
+            best = min(timed, key=lambda pair: pair[0])[1]
             pass_, key = problem.key()
             table.setdefault(pass_, {})[key] = dataclasses.asdict(best)
             rule = measure(lambda p=problem: p.ours(None), repeats=10, warmup=2, graph=True).median_ms
+            more = {
+                "tile": dataclasses.asdict(best),
+                "rule_ms": round(rule, 5),
+                "candidates": len(judged),
+                "wrong": bad,
+            }
+            row = rows.time("conv2d", problem.label, problem.case_of(best), **more)
             print(
-                f"{case[0]:9} {case[1]:4}->{case[2]:<4} @{case[3]:<3} ours {problem.flops / best_ms / 1e9:4.0f} TFLOP/s "
-                f"(rule {problem.flops / rule / 1e9:4.0f}) theirs {problem.flops / theirs / 1e9:4.0f} "
-                f"ratio {theirs / best_ms:.2f} "
-                f"bad {bad}/{len(judged)} {tuple(dataclasses.astuple(best)[1:])}", flush=True,
+                f"{problem.label:34} ours {row['tflops']:4.0f} TFLOP/s (by rule {problem.flops / rule / 1e9:4.0f}) "
+                f"theirs / ours {row['ratio']:.2f} bad {bad}/{len(judged)} {tuple(dataclasses.astuple(best)[1:])}", flush=True,
             )  # fmt: skip
     (options.out / f"{runtime.arch()}.json").write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {time.perf_counter() - start:.0f} s")

@@ -163,8 +163,10 @@ def adam_step(
         _adam_count_kernel, (cdiv(table.tensors, 256),), table.addresses, lr, flag, factors, table.tensors,
         LOG_BETA1=_log(betas[0]), LOG_BETA2=_log(betas[1]), DECAY=float(weight_decay), BLOCK=256,
     )  # fmt: skip
+    low = LOW[low_dtype("adam", lows)]
     launch(
         _adam_step_kernel, (table.blocks.shape[0],), table.addresses, table.blocks, factors, flag,
         float(weight_decay), 1.0 - betas[0], float(betas[1]), 1.0 - betas[1], float(eps),
-        DECOUPLED=decoupled, LOW=LOW[low_dtype("adam", lows)], ALIGN=table.align, BLOCK=BLOCK, num_warps=8,
+        DECOUPLED=decoupled, LOW=low, ALIGN=table.align, BLOCK=BLOCK, num_warps=8,
+        moved=table.elements * (30 if low else 28),
     )  # fmt: skip

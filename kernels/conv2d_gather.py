@@ -233,6 +233,7 @@ def fwd(
         n_out, g.H, g.W, g.P, g.Q, g.C, g.K, pitch(x), pitch(y), norm.eps if norm else 0.0, **_window(g), **products(x, tf32),
         FLAT=flattens(g.C), WHOLE_C=g.C % t.block_k == 0, HAS_BIAS=bias is not None, NORM=norm is not None,
         BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
+        flops=g.flops,
     )  # fmt: skip
 
 
@@ -247,6 +248,7 @@ def dgrad(
         dy, w, bias, dx, g.N, g.H, g.W, g.P, g.Q, g.C, g.K, pitch(dy), pitch(dx), **_window(g), **products(dy, tf32),
         STEP_H=sh // gcd(sh, dh), STEP_W=sw // gcd(sw, dw), WHOLE_K=g.K % t.block_k == 0, HAS_BIAS=bias is not None,
         BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
+        flops=g.flops,
     )  # fmt: skip
 
 
@@ -260,6 +262,7 @@ def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry,
         dy, x, partial, n_out, g.H, g.W, g.P, g.Q, g.C, g.K, pitch(x), pitch(dy), cdiv(cdiv(n_out, t.block_k), t.splits),
         **_window(g), **products(x, tf32), FLAT=flat,
         BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
+        flops=g.flops,
     )  # fmt: skip
 
 

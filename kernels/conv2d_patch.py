@@ -136,6 +136,7 @@ def _run(
         TURN=turn, SPREAD=spread, HAS_BIAS=bias is not None, UPCAST=INTERPRET and source.base.dtype != torch.float32,
         ROWS=t.rows, COLUMNS=columns,
         BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
+        flops=g.flops,
     )  # fmt: skip
 
 
@@ -164,4 +165,5 @@ def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry,
         pixels if flat else _small(dy, t.rows, columns, t.block_m), _big(x, g, t.rows, columns, t.block_n), partial,
         g.Q, g.C, g.K, boxes, cdiv(boxes, t.splits), R=g.R, S=g.S, FLAT=flat, UPCAST=INTERPRET and x.dtype != torch.float32,
         ROWS=t.rows, COLUMNS=columns, BLOCK_M=t.block_m, BLOCK_N=t.block_n, num_warps=t.num_warps, num_stages=t.num_stages,
+        flops=g.flops,
     )  # fmt: skip

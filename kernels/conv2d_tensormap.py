@@ -188,6 +188,7 @@ def _run(
         R=g.R, S=g.S, SHIFT_H=shift[0], SHIFT_W=shift[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1], MIRROR=mirror, TURN=turn,
         HAS_BIAS=bias is not None, EPILOGUE=epilogue, UPCAST=INTERPRET and x.dtype != torch.float32,
         **box.constants(), BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
+        flops=g.flops,
     )  # fmt: skip
     return parts
 
@@ -242,4 +243,5 @@ def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry,
         R=g.R, S=g.S, PAD_H=g.pad[0], PAD_W=g.pad[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1], TAPS=t.taps, FLAT=flat,
         UPCAST=INTERPRET and x.dtype != torch.float32, **box.constants(), BLOCK_M=t.block_m, BLOCK_N=t.block_n,
         num_warps=t.num_warps, num_stages=t.num_stages,
+        flops=g.flops,
     )  # fmt: skip

@@ -63,6 +63,11 @@ class Geometry:
         window = f"{self.R}x{self.S}s{self.stride[0]}d{self.dilation[0]}"
         return f"{self.C}-{self.K} {window} {self.N}x{self.P}x{self.Q}"
 
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of each pass."""
+        return 2 * self.N * self.P * self.Q * self.K * self.R * self.S * self.C
+
 
 @functools.cache
 def pick_tile(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:

@@ -6,14 +6,15 @@ rank are row-major and contiguous.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
 
 __all__ = [
     "INTERPRET", "Refused", "arch", "cdiv", "check_dtype", "device", "empty", "flat", "image", "launch", "logical",
-    "multiprocessors", "next_power_of_2", "pitch", "recording", "refuse", "zeros",
+    "multiprocessors", "next_power_of_2", "observing", "pitch", "recording", "refuse", "zeros",
 ]  # fmt: skip
 
 INTERPRET: bool = os.environ.get("TRITON_INTERPRET") == "1"
@@ -42,6 +43,7 @@ def next_power_of_2(n: int) -> int:
 
 _recorder: Callable[..., None] | None = None  # set while launches are recorded instead of run (see `recording`)
 _recorded_arch: str | None = None
+_observer: Callable[[str, float, float], None] | None = None  # told of each launch (see `observing`)
 _properties: dict[str, Any] = {}
 
 if (
@@ -155,11 +157,24 @@ def check_dtype(op: str, name: str, x: torch.Tensor, allowed: tuple[torch.dtype,
 
 
 def launch(
-    kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, num_stages: int = 3, **constants: Any
-) -> None:
-    """Start `kernel` over `grid`; an empty grid is no launch. `constants` are its constexpr arguments, by name."""
+    kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, num_stages: int = 3, flops: float = 0,
+    moved: float | None = None, **constants: Any,
+) -> None:  # fmt: skip
+    """Start `kernel` over `grid`; an empty grid is no launch.
+
+    Args:
+        kernel, grid, args: what to run, how often, on what.
+        num_warps, num_stages: for the compiler.
+        flops: floating-point operations, for a profile (see `observing`); 0 where bytes are what counts.
+        moved: bytes read and written, for a profile; None: each buffer among `args` once.
+        constants: constexpr arguments, by name.
+    """
     if 0 in grid:
         return
+    if _observer is not None:
+        buffers = (getattr(a, "base", a) for a in args)  # a tensor map has one
+        sizes = (b.numel() * b.element_size() for b in buffers if isinstance(b, torch.Tensor))
+        _observer(kernel.fn.__name__, flops, sum(sizes) if moved is None else moved)
     if _recorder is not None:
         _recorder(kernel, args, constants, num_warps, num_stages)
         return
@@ -182,3 +197,14 @@ class recording:
     def __exit__(self, *_: object) -> None:
         global _recorder, _recorded_arch
         _recorder = _recorded_arch = None
+
+
+@contextmanager
+def observing(observer: Callable[[str, float, float], None]) -> Iterator[None]:
+    """Within this context `observer` is told of each launch before it happens: kernel, FLOPs, bytes read and written."""
+    global _observer
+    _observer = observer
+    try:
+        yield
+    finally:
+        _observer = None

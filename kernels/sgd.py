@@ -136,9 +136,11 @@ def sgd_step(
     dampened = momentum != 0 and dampening != 0
     if dampened:
         launch(_sgd_count_kernel, (cdiv(table.tensors, 256),), table.addresses, flag, table.tensors, BLOCK=256)
+    low = LOW[low_dtype("sgd", lows)]
     launch(
         _sgd_step_kernel, (table.blocks.shape[0],), table.addresses, table.blocks, lr, flag,
         float(weight_decay), float(momentum), 1.0 - dampening,
         MOMENTUM=momentum != 0, NESTEROV=nesterov, DAMPENED=dampened,
-        LOW=LOW[low_dtype("sgd", lows)], ALIGN=table.align, BLOCK=BLOCK, num_warps=8,
+        LOW=low, ALIGN=table.align, BLOCK=BLOCK, num_warps=8,
+        moved=table.elements * (12 + (8 if momentum else 0) + (2 if low else 0)),
     )  # fmt: skip

@@ -34,6 +34,7 @@ class Table:
     addresses: Buffer  # int64 (tensors, columns + 1)
     blocks: Buffer  # int32 (programs, 2)
     tensors: int
+    elements: int  # of all tensors
     align: int  # of all addresses, in bytes
     host: tuple[Buffer, ...]  # what they were copied from
 
@@ -89,7 +90,7 @@ class Tables:
         align = 16 if all(address % 16 == 0 for row in rows for address in row[:-1]) else 4
         host, addresses = _upload(rows, host)
         host_blocks, blocks = self._blocks[sizes]
-        return Table(addresses, blocks, len(rows), align, (host, host_blocks))
+        return Table(addresses, blocks, len(rows), sum(sizes), align, (host, host_blocks))
 
 
 def _host(shape: tuple[int, int], dtype: torch.dtype) -> Buffer:

@@ -37,12 +37,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
-@pytest.mark.parametrize("command", [(), ("train",), ("evaluate",), ("predict",), ("summary",), ("demo",), ("doctor",)])
+COMMANDS = [(), ("train",), ("evaluate",), ("predict",), ("summary",), ("demo",), ("profile",), ("doctor",)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_teaches(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*command, "--help") == 0
     text = capsys.readouterr().out
     assert "tritonnet" in text
-    if command in (("train",), ("evaluate",), ("predict",), ("summary",)):
+    if command in (("train",), ("evaluate",), ("predict",), ("summary",), ("profile",)):
         assert "Example" in text
 
 
@@ -81,6 +84,18 @@ def test_summary(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "176,192" in capsys.readouterr().out
     assert run("summary", trained / "best.h5") == 0
     assert "UNet: 1,754 parameters" in capsys.readouterr().out
+
+
+def test_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    code = run("profile", "--model", "poster", "--size", "32", "--batch-size", "2")
+    out, err = capsys.readouterr()
+    if INTERPRET:
+        assert code == 2
+        assert "error: [profile] a GPU must be there" in err
+    else:
+        assert code == 0
+        assert "_adam_step_kernel" in out
+        assert "of peak" in out
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,8 @@ from tritonnet.data import DataError
 from tritonnet.io import ModelFileError
 from tritonnet.kernels.fault import Fault
 from tritonnet.kernels.runtime import INTERPRET, Refused, refuse
+from tritonnet.measure import Step, made_batch, peak
+from tritonnet.measure.profile import kernel_times, table
 from tritonnet.train import Config, Metrics, Run, Trained
 from tritonnet.train import evaluate as evaluate_model
 from tritonnet.train import predict as predict_pictures
@@ -269,6 +271,38 @@ def demo(
     if not run.best["iou"] >= expect_iou:
         print(f"tritonnet: the IoU must be at least {expect_iou}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command()
+def profile(
+    model: Annotated[str, typer.Option(help=HELP["model"])] = "unet",
+    size: Annotated[int, typer.Option(help="side of an image, in pixels", min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(help="images a step", min=1)] = 16,
+    precision: Annotated[str, typer.Option(help=HELP["precision"])] = "bf16",
+    base_channels: Annotated[int, typer.Option(help=HELP["base_channels"])] = 64,
+    depth: Annotated[int, typer.Option(help=HELP["depth"])] = 4,
+    upsample: Annotated[str, typer.Option(help=HELP["upsample"])] = "transposed",
+) -> None:
+    """Show where a training step's time goes, kernel by kernel; needs a GPU.
+
+    A line a kernel: launches, microseconds, its share of the step, the bytes of its buffers, rates, and the least time the
+    card could take for so many bytes or products as a share of the time it took ("of peak").
+
+    Example: `tritonnet profile --batch-size 1`
+    """
+    if INTERPRET:
+        refuse("profile", "a GPU must be there, none was found; times on the interpreter say nothing about one")
+    Config(
+        model=model, base_channels=base_channels, depth=depth, upsample=upsample, precision=precision, size=size
+    )  # checks them
+    network = models.PosterUNet(3, 2) if model == "poster" else models.UNet(3, 2, base_channels, depth, upsample)
+    step, batch = Step(network, 3, precision), made_batch(batch_size, size, size, 3, 2)
+    for _ in range(3):  # compiles, and allocates the optimizer's state
+        step(*batch)
+    best = peak()
+    print(table(kernel_times(lambda: step(*batch), best, step.dtype)))
+    rate = f"{best.flops / 1e12:.0f} TFLOP/s in 16 bits, " if best.flops else ""
+    print(f"{torch.cuda.get_device_name()}, peak: {rate}{best.bytes / 1e12:.2f} TB/s ({best.source})")
 
 
 @app.command()
