@@ -1,0 +1,95 @@
+"""`tritonnet data`: look at a dataset before training on it."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tritonnet.data import DataError, open_dataset
+from tritonnet.data import check as check_data
+from tritonnet.data import pack as pack_data
+from tritonnet.io import write_atomically
+from tritonnet.train.config import HELP
+from tritonnet.train.pictures import contact_sheet
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    rich_markup_mode="markdown",
+    help="Look at a dataset before training on it.\n\nFirst `tritonnet data check DIR`, then `tritonnet data preview DIR`: "
+    "wrong mask values are the first cause of predictions that are all black.",
+)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder or HDF5 file as for train", show_default=False)]
+Size = Annotated[int, typer.Option(help=HELP["size"], min=1)]
+Val = Annotated[str, typer.Option(help=HELP["val"])]
+
+
+def _spec(val: str) -> str | None:
+    return None if val == "auto" else val
+
+
+@app.command()
+def check(data: Folder, size: Size = 256, val: Val = "auto") -> None:
+    """Read every file of a dataset and say what is there, what is wrong, and what the masks are taken for.
+
+    Prints pairs, sizes, kinds of files, mask values, equal images (also between training and validation), a line for
+    each damaged or unpaired file, and ends with one sentence on the classes. Exit code 2 if training could not start.
+
+    Examples:
+    - `tritonnet data check mydata`
+    - `tritonnet data check mydata --size 512 --val val.txt`
+    """
+    lines, faults = check_data(data, size, _spec(val))
+    for line in [*lines, *(f"FAULT: {fault}" for fault in faults)]:
+        print(line)
+    if faults:
+        raise DataError(f"{data}: {len(faults)} faults, listed above, keep training from starting; mend them first")
+
+
+@app.command()
+def pack(
+    data: Folder,
+    out: Annotated[Path, typer.Argument(metavar="OUT.h5", help="file to write", show_default=False)],
+    size: Size = 256,
+    val: Val = "auto",
+) -> None:
+    """Write a dataset to one HDF5 file, for `train --data OUT.h5`: an image a chunk, read back one by one.
+
+    Images of all sizes are resized to size x size, as training would see them; masks become class numbers, and what
+    they were made of is kept beside them, with the names and the division into training and validation.
+
+    Example: `tritonnet data pack mydata mydata.h5 --size 256`
+    """
+    if out.exists():
+        raise DataError(f"{out}: is there already; choose another name or remove it")
+    dataset = open_dataset(data, size, val=_spec(val), cache_bytes=0)
+    for note in dataset.notes:
+        print(note)
+    write_atomically(out, partial(pack_data, dataset))
+    print(f"{len(dataset)} images of {size}x{size} in {out}, {out.stat().st_size / 2**20:.1f} MiB")
+
+
+@app.command()
+def preview(
+    data: Folder,
+    out: Annotated[Path, typer.Option(help="picture to write")] = Path("preview.png"),
+    count: Annotated[int, typer.Option(help="how many images, evenly spread over the dataset", min=1)] = 24,
+    size: Size = 256,
+    val: Val = "auto",
+) -> None:
+    """Draw a contact sheet: images as they are trained on, with the outlines of their masks; ignored pixels are grey.
+
+    Example: `tritonnet data preview mydata --out sheet.png`
+    """
+    dataset = open_dataset(data, size, val=_spec(val), cache_bytes=0)
+    for note in dataset.notes:
+        print(note)
+    part = {index: name for name, indices in dataset.splits.items() for index in indices}
+    count = min(count, len(dataset))
+    chosen = [i * len(dataset) // count for i in range(count)]
+    tiles = [(f"{dataset.names[i]} ({part.get(i, 'unused')})", *dataset.sample(i)) for i in chosen]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(tiles, dataset.palette).save(out)
+    print(f"{count} of {len(dataset)} images in {out}")
