@@ -52,7 +52,11 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # a file that is damaged is said to be
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"triton\.runtime\.interpreter")
     try:
-        code = app(arguments or ["--help"], prog_name="tritonnet", standalone_mode=False)
+        code = app(
+            [*arguments, "--help"] if arguments in ([], ["data"]) else arguments,
+            prog_name="tritonnet",
+            standalone_mode=False,
+        )
     except MEMORY:
         code = _complain(MEMORY_IS_SHORT)
     except MISTAKES as error:

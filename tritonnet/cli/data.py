@@ -1,14 +1,16 @@
 """`tritonnet data`: look at a dataset before training on it."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tritonnet.data import DataError, open_dataset
+from tritonnet.data import DataError, Dataset, open_dataset
 from tritonnet.data import check as check_data
 from tritonnet.data import pack as pack_data
+from tritonnet.data.image import PICTURES
 from tritonnet.io import write_atomically
 from tritonnet.train.config import HELP
 from tritonnet.train.pictures import contact_sheet
@@ -26,8 +28,11 @@ Size = Annotated[int, typer.Option(help=HELP["size"], min=1)]
 Val = Annotated[str, typer.Option(help=HELP["val"])]
 
 
-def _spec(val: str) -> str | None:
-    return None if val == "auto" else val
+def _open(data: Path, size: int, val: str) -> Dataset:
+    """The dataset without a cache; prints its notes."""
+    dataset = open_dataset(data, size, val=None if val == "auto" else val, cache_bytes=0)
+    print("\n".join(dataset.notes))
+    return dataset
 
 
 @app.command()
@@ -41,11 +46,10 @@ def check(data: Folder, size: Size = 256, val: Val = "auto") -> None:
     - `tritonnet data check mydata`
     - `tritonnet data check mydata --size 512 --val val.txt`
     """
-    lines, faults = check_data(data, size, _spec(val))
-    for line in [*lines, *(f"FAULT: {fault}" for fault in faults)]:
-        print(line)
+    lines, faults = check_data(data, size, None if val == "auto" else val)
+    print("\n".join([*lines, *(f"FAULT: {fault}" for fault in faults)]))
     if faults:
-        raise DataError(f"{data}: {len(faults)} faults, listed above, keep training from starting; mend them first")
+        raise DataError(f"{data}: training could not start; mend what is marked FAULT above")
 
 
 @app.command()
@@ -64,10 +68,11 @@ def pack(
     """
     if out.exists():
         raise DataError(f"{out}: is there already; choose another name or remove it")
-    dataset = open_dataset(data, size, val=_spec(val), cache_bytes=0)
-    for note in dataset.notes:
-        print(note)
-    write_atomically(out, partial(pack_data, dataset))
+    dataset = _open(data, size, val)
+    try:
+        write_atomically(out, partial(pack_data, dataset))
+    except OSError as error:  # HDF5's own text is long
+        raise DataError(f"{out}: cannot be written ({os.strerror(error.errno or 5)})") from None
     print(f"{len(dataset)} images of {size}x{size} in {out}, {out.stat().st_size / 2**20:.1f} MiB")
 
 
@@ -83,9 +88,9 @@ def preview(
 
     Example: `tritonnet data preview mydata --out sheet.png`
     """
-    dataset = open_dataset(data, size, val=_spec(val), cache_bytes=0)
-    for note in dataset.notes:
-        print(note)
+    if out.suffix.lower() not in PICTURES:
+        raise DataError(f"{out}: must end in one of {', '.join(PICTURES)}")
+    dataset = _open(data, size, val)
     part = {index: name for name, indices in dataset.splits.items() for index in indices}
     count = min(count, len(dataset))
     chosen = [i * len(dataset) // count for i in range(count)]

@@ -2,11 +2,11 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tritonnet.data.dataset import Dataset, attempt
+from tritonnet.data.dataset import Dataset, attempt, each
 from tritonnet.data.folder import Files, examine, make_dataset
 from tritonnet.data.hdf5 import open_hdf5
 from tritonnet.data.image import load_image
@@ -31,10 +31,9 @@ def check(root: str | Path, size: int, val: str | None = None) -> tuple[list[str
     """
     root = Path(root)
     if root.is_file():
-        faults: list[str] = []
         dataset: Dataset = open_hdf5(root, size, val=val, cache_bytes=0)
-        hashes = attempt(lambda i: _digest(dataset.sample(i)[0]), range(len(dataset)), faults)
-        return [*_equal(dataset.names, hashes, dataset.splits), *dataset.notes], faults
+        hashes = each(lambda index: _digest(dataset.sample(index)[0]), range(len(dataset)))
+        return [*_equal(dataset.names, hashes, dataset.splits), *dataset.notes], []
     files = examine(root, size)
     images = [pair.image for pair in files.pairs]
     hashes = attempt(lambda path: _digest(load_image(path, wide=True)), images, files.faults)
@@ -42,7 +41,7 @@ def check(root: str | Path, size: int, val: str | None = None) -> tuple[list[str
     names = [image.name for image in images]
     if files.faults:
         return [*lines, *_equal(names, hashes, {}), *(f"warning: {line}" for line in files.warnings)], files.faults
-    dataset = make_dataset(files, size, val, 3, None, 0)
+    dataset = make_dataset(files, size, val, 3, 0)
     return [*lines, *_equal(names, hashes, dataset.splits), *dataset.notes], []
 
 
@@ -76,21 +75,15 @@ def _counted(title: str, kinds: Iterable[str]) -> str:
 def _equal(names: Sequence[str], hashes: Sequence[bytes | None], splits: dict[str, tuple[int, ...]]) -> list[str]:
     """Images with the same pixels, and those of them that training and validation share."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
-    for index, found in enumerate(hashes):
-        if found is not None:
-            groups[found].append(index)
-    part = {index: name for name, indices in splits.items() for index in indices}
+    for index, digest in enumerate(hashes):
+        if digest is not None:
+            groups[digest].append(index)
+    part = {index: f" [{name}]" for name, indices in splits.items() for index in indices}
     equal = [group for group in groups.values() if len(group) > 1]
     leaks = [group for group in equal if len({part.get(index) for index in group}) > 1]
-
-    def line(what: str, found: list[list[int]], text: Callable[[int], str]) -> str:
-        shown = "; ".join(" = ".join(text(index) for index in group[:4]) for group in found[:4])
-        return f"{what}: {len(found)} ({shown})" if found else f"{what}: none"
-
-    lines = [line("equal images", equal, lambda index: names[index])]
-    if leaks:
-        lines += ["warning: " + line("equal images in different splits, so the scores will flatter", leaks,
-                                     lambda index: f"{names[index]} [{part.get(index)}]")]  # fmt: skip
-    elif splits:
-        lines += ["equal images in different splits: none"]
+    lines = []
+    for what, found in (("equal images", equal), ("equal images in different splits", leaks)):
+        shown = "; ".join(" = ".join(names[i] + part.get(i, "") for i in group[:4]) for group in found[:4])
+        warning = "warning: the scores will flatter, " if found is leaks and leaks else ""
+        lines.append(f"{warning}{what}: {len(found)} ({shown})" if found else f"{what}: none")
     return lines

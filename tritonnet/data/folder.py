@@ -74,7 +74,7 @@ class Files:
         faults: a line for every other file, or for what is wrong with all of them.
         warnings: lines for the user.
         parts: for the pets, the names in trainval.txt and test.txt.
-        masks: what the masks hold; None where that was not asked for, or is not known for a fault.
+        masks: what the masks hold; None where a fault keeps it unknown.
     """
 
     root: Path
@@ -117,11 +117,11 @@ def open_dataset(
     if files.faults:
         more = len(files.faults) - 1
         raise DataError(files.faults[0] + (f" (and {more} more: tritonnet data check {root})" if more else ""))
-    return make_dataset(files, size, val, channels, mapping, cache_bytes)
+    return make_dataset(files, size, val, channels, cache_bytes)
 
 
 def examine(root: Path, size: int, mapping: MaskMapping | None = None) -> Files:
-    """Pair the files of a folder, read headers, and without a given `mapping` the masks.
+    """Pair the files of a folder, read the images' headers and the masks.
 
     Raises:
         DataError: the folder has none of the layouts, no picture, or no split files where it needs them.
@@ -147,42 +147,42 @@ def examine(root: Path, size: int, mapping: MaskMapping | None = None) -> Files:
             f"{len(turned_alone)} images are turned upright by their EXIF orientation, their masks are not (such as "
             f"{turned_alone[0]}): see whether they fit with tritonnet data preview"
         )
-    if mapping is None and files.pairs:
-        _examine_masks(files, size)
+    if files.pairs:
+        _examine_masks(files, size, mapping or (_TRIMAP if files.parts else None))
     return files
 
 
-def _examine_masks(files: Files, size: int) -> None:
+def _examine_masks(files: Files, size: int, mapping: MaskMapping | None) -> None:
     def look(path: Path) -> Histogram:
-        return histogram(read_mask(path), str(path), size)
+        return histogram(read_mask(path, coloured=coloured), str(path), size)
 
-    found = attempt(look, [pair.mask for pair in files.pairs], files.faults)
+    faults: list[str] = []
+    coloured = mapping is not None and mapping.rule == "colours"
+    found = attempt(look, [pair.mask for pair in files.pairs], faults)
+    if len({one.coloured for one in found if one is not None}) > 1:  # where some have colours, all are read so
+        coloured, faults = True, []
+        found = attempt(look, [pair.mask for pair in files.pairs], faults)
+    files.faults += faults
     files.pairs = [pair for pair, masks in zip(files.pairs, found, strict=True) if masks is not None]
     lossy = any(pair.mask_head.lossy for pair in files.pairs)
     try:
         if files.pairs:
             masks = [one for one in found if one is not None]
-            known = _TRIMAP if files.parts else None
-            files.masks = survey(masks, str(files.pairs[0].mask.parent), lossy, known)
+            files.masks = survey(masks, str(files.pairs[0].mask.parent), lossy, mapping)
             files.warnings += files.masks.warnings
     except DataError as error:
         files.faults.append(str(error))
 
 
-def make_dataset(
-    files: Files, size: int, val: str | None, channels: int, mapping: MaskMapping | None, cache_bytes: int
-) -> FolderDataset:
+def make_dataset(files: Files, size: int, val: str | None, channels: int, cache_bytes: int) -> FolderDataset:
     """The dataset of files without a fault; arguments as for `open_dataset`."""
     images = [pair.image for pair in files.pairs]
     names = [_name(path) for path in images]
     wide = sum(pair.head.wide for pair in files.pairs)
     notes = [f"{wide} of {len(names)} images have 16 bits a value; all are read as 16 bits"] if wide else []
-    if mapping is None:
-        assert files.masks is not None
-        mapping = files.masks.mapping
-    K = mapping.num_classes
+    assert files.masks is not None
+    K, colours = files.masks.mapping.num_classes, files.masks.colours
     class_names = ("background", "pet") if files.parts else default_names(K)
-    colours = files.masks.colours if files.masks else {}
     if files.parts:
         train, test = (tuple(sorted(find(names, files.parts[part], part))) for part in ("trainval", "test"))
         notes += [
@@ -195,16 +195,11 @@ def make_dataset(
             splits = split_beside_test(names, val, test)
     else:
         splits = split(names, val or "every:5")
-    sizes = {"train": "train", "val": "validate", "test": "test"}
-    divided = ", ".join(f"{len(splits[part])} {word}" for part, word in sizes.items() if part in splits)
-    notes += [f"{len(names)} images: {divided}" + (f" (--val {val})" if val else "")]
-    if files.masks is not None:
-        notes += [f"warning: {line}" for line in files.warnings] + files.masks.notes(class_names, splits["train"])
-    else:
-        notes += [str(mapping)]
+    notes += [f"{len(names)} images: " + ", ".join(f"{len(chosen)} {part}" for part, chosen in splits.items())]
+    notes += [f"warning: {line}" for line in files.warnings] + files.masks.notes(class_names, splits["train"])
     return FolderDataset(
         images, [pair.mask for pair in files.pairs], size=size, channels=channels, class_names=class_names,
-        mapping=mapping, splits=splits, wide=wide > 0, notes=notes, cache_bytes=cache_bytes,
+        mapping=files.masks.mapping, splits=splits, wide=wide > 0, notes=notes, cache_bytes=cache_bytes,
         palette=tuple(colours.get(c, colour) for c, colour in enumerate(default_palette(K))),
     )  # fmt: skip
 
@@ -251,12 +246,14 @@ def _find(root: Path) -> tuple[Files, list[Path], list[Path]]:
 
 def _listed(folder: Path, files: Files) -> list[Path]:
     """The pictures of a folder; another file is a fault."""
+    inside = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(("_", "."))]
+    if inside:
+        files.warnings.append(f"{folder}: the folders in it are not searched ({', '.join(sorted(inside)[:6])})")
     try:
         return list_images(folder)
     except DataError as error:
-        found = list_images(folder, others_allowed=True)
         files.faults.append(str(error))
-        return found
+        return list_images(folder, others_allowed=True)
 
 
 def _name(path: Path) -> str:

@@ -8,8 +8,8 @@ A file that `pack` wrote has an attribute `format` = "tritonnet-data"; its masks
 attributes `class_names`, `palette` and `mask_mapping` (JSON) say what they were made of, and /names (text) and /split (0
 train, 1 val, 2 test) hold one entry an image. In other files the mapping is inferred as for folders.
 
-Every member must be a dataset of that file itself: external and soft links, virtual datasets, external storage and
-filters other than gzip, lzf, shuffle and fletcher32 are refused, and so are sizes the file cannot hold.
+Every member must be a dataset of that file itself: external and soft links, virtual datasets and external storage are
+refused, and so are sizes that the file cannot hold.
 """
 
 import json
@@ -29,7 +29,6 @@ from tritonnet.data.survey import Histogram, histogram, survey
 __all__ = ["Hdf5Dataset", "open_hdf5", "open_members", "pack"]
 
 _FORMAT = "tritonnet-data"
-_FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_LZF, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
 _RATIO = 1032  # the most that deflate can expand
 _SPLITS = ("train", "val", "test")
 _AT_ONCE = 64  # samples decoded ahead while packing
@@ -43,20 +42,23 @@ class Hdf5Dataset(Dataset):
         self._images, self._masks, self._stored = images, masks, stored
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        image = fit_image(np.asarray(self._images[index]), self.size, channels=self.channels, wide=self.wide)
-        raw = _read_raw(self._masks, index).values
-        return image, resize_mask(self._stored.apply(raw, _mask_name(self._masks, index)), self.size)
+        image = fit_image(_at(self._images, index), self.size, channels=self.channels, wide=self.wide)
+        return image, resize_mask(self._stored.apply(_at(self._masks, index), _say(self._masks, index)), self.size)
 
 
-def _mask_name(masks: h5py.Dataset, index: int) -> str:
-    return f"{masks.file.filename}: {masks.name}[{index}]"
+def _say(member: h5py.Dataset, index: int) -> str:
+    return f"{member.file.filename}: {member.name}[{index}]"
 
 
-def _read_raw(masks: h5py.Dataset, index: int) -> RawMask:
-    values = np.asarray(masks[index])
+def _at(member: h5py.Dataset, index: int) -> np.ndarray:
+    """One image or mask."""
+    try:
+        values = np.asarray(member[index])
+    except OSError as error:
+        raise DataError(f"{_say(member, index)}: damaged ({str(error)[:100]})") from None
     if values.min() < 0 or values.max() > 65535:
-        raise DataError(f"{_mask_name(masks, index)}: holds values outside 0..65535")
-    return RawMask(values.astype(np.int32))
+        raise DataError(f"{_say(member, index)}: holds values outside 0..65535")
+    return values
 
 
 def open_hdf5(
@@ -75,34 +77,29 @@ def open_hdf5(
     images, masks = open_members(path)
     if masks.shape != images.shape[:3]:
         raise DataError(f"{path}: {masks.name} must be {images.shape[:3]} for training, got {masks.shape}")
-    count, stored = len(images), mapping
     about: dict[str, Any] = {"names": [f"{i:06d}" for i in range(len(images))]}
     own: dict[str, tuple[int, ...]] = {}
-    if packed := images.file.attrs.get("format") == _FORMAT:
-        about, own = _description(images.file, path, count)
+    if images.file.attrs.get("format") == _FORMAT:
+        about, own = _description(images.file, path, len(images))
         K = len(about["class_names"])
-        stored = MaskMapping("values", K, {c: c for c in range(K)} | {IGNORE: IGNORE})
+        mapping = MaskMapping("values", K, {c: c for c in range(K)} | {IGNORE: IGNORE})
     if val is None and {"train", "val"} <= set(own):
         splits = own
     else:
         splits = split_beside_test(about["names"], val or "every:5", own.get("test", ()))
-    notes = [
-        f"{count} images of {images.shape[1]}x{images.shape[2]} in {path}: "
-        + ", ".join(f"{len(chosen)} {part}" for part, chosen in splits.items() if chosen)
-    ]
-    if packed or stored is None:
 
-        def look(index: int) -> Histogram:
-            return histogram(_read_raw(masks, index), _mask_name(masks, index), size)
+    def look(index: int) -> Histogram:
+        return histogram(RawMask(_at(masks, index).astype(np.int32)), _say(masks, index), size)
 
-        found = survey(each(look, range(count)), str(path), False, stored)
-        stored = found.mapping
-        about.setdefault("class_names", default_names(stored.num_classes))
-        notes += [f"warning: {line}" for line in found.warnings] + found.notes(about["class_names"], splits["train"])
-    about = {"mapping": stored, "class_names": default_names(stored.num_classes)} | about
+    found = survey(each(look, range(len(masks))), str(path), False, mapping)
+    about.setdefault("mapping", found.mapping)
+    about.setdefault("class_names", default_names(found.mapping.num_classes))
+    divided = ", ".join(f"{len(chosen)} {part}" for part, chosen in splits.items() if chosen)
+    notes = [f"{len(images)} images of {images.shape[2]}x{images.shape[1]} in {path}: {divided}"]
+    notes += [f"warning: {line}" for line in found.warnings] + found.notes(about["class_names"], splits["train"])
     return Hdf5Dataset(
-        images, masks, stored, size=size, channels=channels, splits=splits, wide=images.dtype == np.uint16, notes=notes,
-        cache_bytes=cache_bytes, **about,
+        images, masks, found.mapping, size=size, channels=channels, splits=splits, wide=images.dtype == np.uint16,
+        notes=notes, cache_bytes=cache_bytes, **about,
     )  # fmt: skip
 
 
@@ -166,13 +163,9 @@ def _member(file: h5py.File, name: str, kinds: str, shape: tuple[int, ...] | Non
         raise DataError(f"/{name} keeps its values in another file, which is not opened")
     if shape is not None and found.shape != shape:
         raise DataError(f"/{name} must be {shape}, got {found.shape}")
-    plan = found.id.get_create_plist()
-    strangers = {plan.get_filter(i)[0] for i in range(plan.get_nfilters())} - set(_FILTERS)
-    if strangers:
-        raise DataError(f"/{name} uses HDF5 filter {min(strangers)}, which is not read")
     stored = min(found.id.get_storage_size(), os.path.getsize(file.filename))
     claimed = math.prod(found.shape) * found.dtype.itemsize
-    if claimed > stored * (_RATIO if plan.get_nfilters() else 1):
+    if claimed > stored * (_RATIO if found.id.get_create_plist().get_nfilters() else 1):
         raise DataError(f"/{name} claims {claimed} bytes, the file holds {stored} of them: damaged or cut short")
     return found
 
@@ -187,16 +180,15 @@ def pack(dataset: Dataset, path: str | os.PathLike[str]) -> None:
         OSError: the file cannot be written.
     """
     count, S = len(dataset), dataset.size
-    text = np.array([name.encode() for name in dataset.names])
     parts = np.zeros(count, np.uint8)
     for i, part in enumerate(_SPLITS):
         parts[list(dataset.splits.get(part, ()))] = i
     with h5py.File(path, "w", libver=("v110", "v110")) as file:
-        config = dataset.config()
         file.attrs["format"] = _FORMAT
         for key in ("class_names", "palette", "mask_mapping"):
-            file.attrs[key] = json.dumps(config[key])
-        file["names"], file["split"] = text, parts
+            file.attrs[key] = json.dumps(dataset.config()[key])
+        file["names"] = np.array([name.encode() for name in dataset.names])
+        file["split"] = parts
         shape = (count, S, S, dataset.channels)
         images = file.create_dataset("images", shape, "u2" if dataset.wide else "u1", chunks=(1, *shape[1:]))
         masks = file.create_dataset("masks", shape[:3], "u1", chunks=(1, S, S), compression="gzip")

@@ -28,7 +28,7 @@ _CIFAR = {  # label bytes, then the files of each split
     "cifar-10-batches-bin": (1, {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}),
     "cifar-100-binary": (2, {"train": ["train.bin"], "test": ["test.bin"]}),
 }
-_PICKLES = ("data_batch_1", "batches.meta", "cifar-10-batches-py", "cifar-100-python")
+_PICKLES = ("data_batch_1", "meta", "cifar-10-batches-py", "cifar-100-python")
 
 
 class Labelled(NamedTuple):
@@ -45,13 +45,12 @@ class Labelled(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def open_labelled(root: str | os.PathLike[str], split: str = "train", *, coarse: bool = False) -> Labelled:
+def open_labelled(root: str | os.PathLike[str], split: str = "train") -> Labelled:
     """Read a dataset, recognised by the files in `root`.
 
     Args:
-        root: the folder, or an HDF5 file (which has no splits: its split is "train").
+        root: the folder, or an HDF5 file (all of it is split "train").
         split: "train" or "test".
-        coarse: the 20 groups of CIFAR-100 instead of its 100 classes.
 
     Raises:
         DataError: no such files, damaged ones, or the pickled version of CIFAR.
@@ -63,20 +62,17 @@ def open_labelled(root: str | os.PathLike[str], split: str = "train", *, coarse:
         images, targets = open_members(root)
         if targets.ndim != 1 or split != "train":
             raise DataError(f"{root}: {targets.name} must be (N,) and split train, got {targets.shape} and {split}")
-        return _checked(root, images, np.asarray(targets))
-    prefix = {"train": "train", "test": "t10k"}[split]
+        return _checked(root, images, targets[()], _numbered(int(targets[()].max()) + 1))
+    prefix = "train" if split == "train" else "t10k"
     for ending in ("-ubyte", "-ubyte.gz"):
-        file = root / f"{prefix}-images-idx3{ending}"
-        if file.is_file():
-            images, labels = _read_idx(file, 3), _read_idx(root / f"{prefix}-labels-idx1{ending}", 1)
-            return _checked(root, images, labels, tuple("0123456789"))
+        if (file := root / f"{prefix}-images-idx3{ending}").is_file():
+            labels = _read_idx(root / f"{prefix}-labels-idx1{ending}", 1)
+            return _checked(root, _read_idx(file, 3), labels, tuple("0123456789"))
     for folder, (label_bytes, files) in _CIFAR.items():
         place = root / folder if (root / folder).is_dir() else root
         if (place / files["test"][0]).is_file():
-            return _read_cifar([place / file for file in files[split]], label_bytes, coarse)
-    if any((root / name).exists() for name in _PICKLES) or {"meta", "train", "test"} <= {
-        p.name for p in root.glob("*")
-    }:
+            return _read_cifar(place, files[split], label_bytes)
+    if any((root / name).exists() for name in _PICKLES):
         raise DataError(f"{root}: CIFAR's Python version is pickled and not read; download its binary version")
     inside = ", ".join(sorted(path.name for path in root.glob("*"))[:6]) or "nothing"
     raise DataError(f"{root}: must hold MNIST (train-images-idx3-ubyte.gz) or CIFAR (data_batch_1.bin), holds {inside}")
@@ -88,48 +84,41 @@ def _read_idx(file: Path, rank: int) -> np.ndarray:
     try:
         with gzip.open(file) if packed else open(file, "rb") as stream:
             head = stream.read(4 + 4 * rank)
-            if head[:4] != bytes((0, 0, 8, rank)):
-                raise ValueError(f"its magic number must be {8 * 256 + rank}, got {int.from_bytes(head[:4])}")
-            if len(head) < 4 + 4 * rank:
-                raise EOFError("cut short")
-            shape = tuple(int.from_bytes(head[4 * i : 4 * i + 4]) for i in range(1, rank + 1))
+            magic, *shape = (int.from_bytes(head[at : at + 4]) for at in range(0, 4 + 4 * rank, 4))
+            if magic != 8 * 256 + rank:
+                raise ValueError(f"its magic number must be {8 * 256 + rank}, got {magic}")
             size = math.prod(shape)
-            if size > os.path.getsize(file) * (_RATIO if packed else 1):
-                raise ValueError(f"its header claims {size} bytes, which it cannot hold")
-            content = stream.read(size + 1)
-            if len(content) != size:
-                raise ValueError(
-                    f"its header claims {size} bytes, it holds {'more' if len(content) > size else len(content)}"
-                )
+            content = stream.read(size + 1) if size <= os.path.getsize(file) * (_RATIO if packed else 1) else b""
+            if len(content) != size or size == 0:
+                raise ValueError(f"its header claims {size} bytes, which it does not hold")
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{file}: cannot be read as IDX ({error}); download it again") from None
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _read_cifar(files: list[Path], label_bytes: int, coarse: bool) -> Labelled:
-    records = []
+def _read_cifar(folder: Path, files: list[str], label_bytes: int) -> Labelled:
+    parts, record = [], label_bytes + 3072
     for file in files:
         try:
-            content = np.fromfile(file, np.uint8)
+            parts.append(np.fromfile(folder / file, np.uint8))
         except OSError as error:
-            raise DataError(f"{file}: cannot be read ({error.strerror}); download it again") from None
-        if len(content) == 0 or len(content) % (label_bytes + 3072):
+            raise DataError(f"{folder / file}: cannot be read ({error.strerror}); download it again") from None
+        if not len(parts[-1]) or len(parts[-1]) % record:
             raise DataError(
-                f"{file}: must hold records of {label_bytes + 3072} bytes, got {len(content)}; download it again"
+                f"{folder / file}: must hold records of {record} bytes, got {len(parts[-1])}; download it again"
             )
-        records.append(content.reshape(-1, label_bytes + 3072))
-    every = np.concatenate(records)
+    every = np.concatenate(parts).reshape(-1, record)
     images = np.ascontiguousarray(every[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    names: tuple[str, ...] = _CIFAR10
-    if label_bytes == 2:
-        count, listed = (20, "coarse") if coarse else (100, "fine")
-        file = files[0].parent / f"{listed}_label_names.txt"
-        names = tuple(file.read_text().split()) if file.is_file() else tuple(f"class {c}" for c in range(count))
-    return _checked(files[0].parent, images, every[:, 0 if coarse else label_bytes - 1], names)
+    listed = folder / "fine_label_names.txt"
+    names = _CIFAR10 if label_bytes == 1 else tuple(listed.read_text().split()) if listed.is_file() else _numbered(100)
+    return _checked(folder, images, every[:, label_bytes - 1], names)
 
 
-def _checked(root: Path, images: Any, labels: np.ndarray, names: tuple[str, ...] = ()) -> Labelled:
-    names = names or tuple(f"class {c}" for c in range(int(labels.max()) + 1))
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f"class {c}" for c in range(count))
+
+
+def _checked(root: Path, images: Any, labels: np.ndarray, names: tuple[str, ...]) -> Labelled:
     if len(images) != len(labels) or not 0 <= labels.min() <= labels.max() < len(names):
         raise DataError(
             f"{root}: must hold a label in 0..{len(names) - 1} for each of {len(images)} images, got {len(labels)} labels "

@@ -101,7 +101,10 @@ class MaskMapping:
                 f"class 1 ({class_names[1]}): {percent(share)} of the pixels"
             )
         dark = ", nearly black in a viewer" if self.rule == "values" and max(counts) < 32 else ""
-        held = f"Masks hold {_some([self.show(v) for v in sorted(counts)])}{dark}; "
+        shown = [self.show(v) for v in sorted(counts)]
+        held = (
+            f"Masks hold {_some(shown[:-1])} and {shown[-1]}{dark}; " if shown[1:] else f"Masks hold {shown[0]} alone; "
+        )
         if self.num_classes > 8 and all(v == c for v, c in self.values.items()):
             return held + f"they are the class numbers; class 0 fills {percent(counts.get(0, 0) / total)} of the pixels"
         parts = []
@@ -112,19 +115,6 @@ class MaskMapping:
             taken = "is ignored" if c == IGNORE else f"is taken as class {c}{name}"
             parts.append(f"{self.show(value)} {taken}: {percent(counts[value] / total)}")
         return held + "; ".join(parts) + " of the pixels"
-
-    def __str__(self) -> str:
-        """One line to print."""
-        if self.rule == "threshold":
-            return (
-                "mask values: below 128 -> class 0, from 128 -> class 1 (they are smeared, as by JPEG or anti-aliasing)"
-            )
-        pairs = sorted(self.values.items())
-        if len(pairs) > 8 and all(raw == c for raw, c in pairs):
-            return f"mask values: {pairs[0][0]}..{pairs[-1][0]} are the class numbers"
-        return "mask values: " + ", ".join(
-            f"{self.show(v)} -> {'ignored' if c == IGNORE else f'class {c}'}" for v, c in pairs
-        )
 
     def apply(self, raw: np.ndarray, name: str) -> np.ndarray:
         """Classes of a mask.
@@ -147,9 +137,9 @@ class MaskMapping:
             at = np.searchsorted(known, raw).clip(max=len(known) - 1)
             mask: np.ndarray = np.where(known[at] == raw, classes[at], _UNKNOWN)
         else:
-            table: np.ndarray = np.full(65536, _UNKNOWN, np.int16)
+            table: np.ndarray = np.full(65537, _UNKNOWN, np.int16)
             table[list(self.values)] = list(self.values.values())
-            mask = table[raw]
+            mask = table[np.minimum(raw.astype(np.int32, copy=False), 65536)]
         if mask.min(initial=0) < 0:
             strangers = _some([self.show(v) for v in np.unique(raw[mask < 0]).tolist()])
             expected = _some([self.show(v) for v in sorted(self.values)])
@@ -189,13 +179,13 @@ class MaskMapping:
 
 
 def infer_mapping(
-    counts: np.ndarray, where: Mapping[int, str], lossy: bool, greyest: tuple[float, str], folder: str
+    counts: Mapping[int, int], where: Mapping[int, str], lossy: bool, greyest: tuple[float, str], folder: str
 ) -> MaskMapping:
     """The mapping for masks with these values, by the rules above.
 
     Args:
-        counts: (65536,) pixels of each raw value over all masks.
-        where: for each value that occurs, a file it occurs in.
+        counts: pixels of each raw value that occurs, over all masks.
+        where: for each of them, a file it occurs in.
         lossy: whether any mask is a JPEG.
         greyest: the mask with the largest share of its pixels in 64..191: that share (0..1), and the file.
         folder: named in errors.
@@ -203,22 +193,21 @@ def infer_mapping(
     Raises:
         DataError: no rule fits.
     """
-    values = [int(v) for v in np.flatnonzero(counts)]
+    values = sorted(counts)
     if len(values) == 1:
         raise DataError(f"{folder}: every pixel of every mask is {values[0]}: nothing to learn; check the masks")
     if not lossy:
         if len(values) == 2:
             return MaskMapping("values", 2, {values[0]: 0, values[1]: 1})
         ids = values[:-1] if values[-1] == IGNORE else values
-        strays = len(ids) < len(values) and counts[1:64].sum() * 100 < counts[IGNORE]
+        strays = len(ids) < len(values) and sum(counts[v] for v in ids if v) * 100 < counts[IGNORE]
         if ids[-1] < 64 and not strays and (len(ids) == len(values) or ids == list(range(len(ids)))):
             ignored = {IGNORE: IGNORE} if len(ids) < len(values) else {}
             return MaskMapping("values", ids[-1] + 1, {v: v for v in range(ids[-1] + 1)} | ignored)
         if len(values) <= 32 and min(b - a for a, b in pairwise(values)) >= 8:
             return MaskMapping("values", len(values), {v: c for c, v in enumerate(values)})
-    extreme = int(counts[:64].sum() + counts[192:256].sum())
-    total = int(counts.sum())
-    if values[-1] <= 255 and values[0] < 64 and values[-1] >= 192 and extreme >= 0.95 * total and greyest[0] <= 0.2:
+    middle = sum(counts[v] for v in values if 64 <= v < 192)
+    if values[0] < 64 and 192 <= values[-1] <= 255 and middle <= 0.05 * sum(counts.values()) and greyest[0] <= 0.2:
         return MaskMapping("threshold", 2, {})
     odd = next((v for v in values if 0 < v < 255), values[-1])
     file = greyest[1] if greyest[0] > 0.2 else where[odd]

@@ -16,7 +16,6 @@ from tritonnet.data.mapping import IGNORE, MaskMapping, infer_colours, infer_map
 __all__ = ["Histogram", "Survey", "histogram", "survey"]
 
 _MOST = 1024  # different values of one mask; a photograph has more
-_GREY = np.int32(0x010101)  # times a grey value is its colour
 
 
 class Histogram(NamedTuple):
@@ -86,7 +85,7 @@ def survey(masks: Sequence[Histogram], folder: str, lossy: bool, mapping: MaskMa
     """Infer the classes of all masks together, unless `mapping` gives them, and look for what is unusual.
 
     Args:
-        masks: at least one.
+        masks: at least one; either all are coloured or none.
         folder: named in messages.
         lossy: whether any mask is a JPEG.
         mapping: what is known already.
@@ -94,63 +93,41 @@ def survey(masks: Sequence[Histogram], folder: str, lossy: bool, mapping: MaskMa
     Raises:
         DataError: no rule fits, or palettes differ.
     """
-    colours = _palette(masks)
-    coloured = any(mask.coloured for mask in masks)
-    if coloured:
-        masks = [_as_colours(mask) for mask in masks]
     counts: Counter[int] = Counter()
     where: dict[int, str] = {}
+    colours: dict[int, tuple[int, int, int]] = {}
     greyest = (0.0, "")
     for mask in masks:
         for value, pixels in zip(mask.values.tolist(), mask.pixels.tolist(), strict=True):
             counts[value] += pixels
             where.setdefault(value, mask.name)
-        grey = mask.pixels[(mask.values >= 64) & (mask.values < 192)].sum() / mask.pixels.sum()
-        greyest = max(greyest, (float(grey), mask.name))
-    if mapping is None and coloured:
-        mapping = infer_colours(counts, where, lossy, folder)
-    elif mapping is None:
-        table = np.zeros(65536, np.int64)
-        table[list(counts)] = list(counts.values())
-        mapping = infer_mapping(table, where, lossy, greyest, folder)
-    if mapping.rule == "colours":
-        colours = {value: rgb(value) for value in mapping.values}
-    classes = [mapping.apply(mask.values, mask.name) for mask in masks]
-    by_class = np.stack([np.bincount(c, mask.pixels, 256) for c, mask in zip(classes, masks, strict=True)])
-    named = {c: colours[v] for v, c in mapping.values.items() if v in colours and c != IGNORE}
-    return Survey(mapping, dict(counts), by_class, named, tuple(_warnings(mapping, masks, by_class)))
-
-
-def _palette(masks: Sequence[Histogram]) -> dict[int, tuple[int, int, int]]:
-    """The colour of each raw value where masks have coloured palettes; refuses palettes that differ."""
-    colours: dict[int, tuple[int, int, int]] = {}
-    where: dict[int, str] = {}
-    if any(mask.coloured for mask in masks):
-        return colours
-    for mask in masks:
         for value, colour in (mask.palette or {}).items():
-            where.setdefault(value, mask.name)
             if colours.setdefault(value, colour) != colour:
                 raise DataError(
                     f"{mask.name}: palette number {value} is the colour {colour}, but {colours[value]} in {where[value]}; "
                     "one number must mean one class: save the masks with one palette"
                 )
+        grey = mask.pixels[(mask.values >= 64) & (mask.values < 192)].sum() / mask.pixels.sum()
+        greyest = max(greyest, (float(grey), mask.name))
     bare = [mask.name for mask in masks if mask.palette is None]
     if colours and bare:
         raise DataError(f"{bare[0]}: has no coloured palette while other masks have one; save all masks in one way")
-    return colours
-
-
-def _as_colours(mask: Histogram) -> Histogram:
-    """Palette numbers and grey values as the colours that they show."""
-    if mask.coloured:
-        return mask
-    if mask.values[-1] > 255:
-        raise DataError(f"{mask.name}: has 16 bits a value while other masks are coded by colours; save all in one way")
-    if mask.palette is None:
-        return mask._replace(values=mask.values * _GREY)
-    codes = [r << 16 | g << 8 | b for r, g, b in (mask.palette[v] for v in mask.values.tolist())]
-    return mask._replace(values=np.array(codes))
+    coloured = masks[0].coloured
+    if mapping is None:
+        mapping = (
+            infer_colours(counts, where, lossy, folder)
+            if coloured
+            else infer_mapping(counts, where, lossy, greyest, folder)
+        )
+    if coloured != (mapping.rule == "colours"):
+        raise DataError(
+            f"{folder}: masks must be coded as those the model learnt from, one is by colours, one by numbers"
+        )
+    if coloured:
+        colours = {value: rgb(value) for value in mapping.values}
+    by_class = np.stack([np.bincount(mapping.apply(mask.values, mask.name), mask.pixels, 256) for mask in masks])
+    named = {c: colours[v] for v, c in mapping.values.items() if v in colours and c != IGNORE}
+    return Survey(mapping, dict(counts), by_class, named, tuple(_warnings(mapping, masks, by_class)))
 
 
 def _warnings(mapping: MaskMapping, masks: Sequence[Histogram], by_class: np.ndarray) -> list[str]:
