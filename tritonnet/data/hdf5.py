@@ -28,7 +28,7 @@ from tritonnet.data.survey import Histogram, histogram, survey
 
 __all__ = ["Hdf5Dataset", "open_hdf5", "open_members", "pack"]
 
-_FORMAT = "tritonnet-data"
+_FORMAT = np.bytes_("tritonnet-data")
 _RATIO = 1032  # the most that deflate can expand
 _SPLITS = ("train", "val", "test")
 _AT_ONCE = 64  # samples decoded ahead while packing
@@ -77,10 +77,8 @@ def open_hdf5(
     images, masks = open_members(path)
     if masks.shape != images.shape[:3]:
         raise DataError(f"{path}: {masks.name} must be {images.shape[:3]} for training, got {masks.shape}")
-    about: dict[str, Any] = {"names": [f"{i:06d}" for i in range(len(images))]}
-    own: dict[str, tuple[int, ...]] = {}
-    if images.file.attrs.get("format") == _FORMAT:
-        about, own = _description(images.file, path, len(images))
+    about, own = _description(images.file, path, len(images))
+    if "class_names" in about:
         K = len(about["class_names"])
         mapping = MaskMapping("values", K, {c: c for c in range(K)} | {IGNORE: IGNORE})
     if val is None and {"train", "val"} <= set(own):
@@ -95,7 +93,8 @@ def open_hdf5(
     about.setdefault("mapping", found.mapping)
     about.setdefault("class_names", default_names(found.mapping.num_classes))
     divided = ", ".join(f"{len(chosen)} {part}" for part, chosen in splits.items() if chosen)
-    notes = [f"{len(images)} images of {images.shape[2]}x{images.shape[1]} in {path}: {divided}"]
+    resized = f", resized to {size}x{size}" if images.shape[1:3] != (size, size) else ""
+    notes = [f"{len(images)} images of {images.shape[2]}x{images.shape[1]} in {path}{resized}: {divided}"]
     notes += [f"warning: {line}" for line in found.warnings] + found.notes(about["class_names"], splits["train"])
     return Hdf5Dataset(
         images, masks, found.mapping, size=size, channels=channels, splits=splits, wide=images.dtype == np.uint16,
@@ -106,6 +105,8 @@ def open_hdf5(
 def _description(file: h5py.File, path: Path, count: int) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """What `pack` wrote beside the images: arguments of Dataset, and the splits that hold samples."""
     try:
+        if file.attrs.get("format") != _FORMAT:
+            return {"names": [f"{i:06d}" for i in range(count)]}, {}
         names = [bytes(name).decode() for name in _member(file, "names", "S", (count,))[()]]
         mapping = MaskMapping.from_json(json.loads(file.attrs["mask_mapping"]))
         about: dict[str, Any] = {
@@ -118,7 +119,7 @@ def _description(file: h5py.File, path: Path, count: int) -> tuple[dict[str, Any
         if any("/" in name for name in names):  # names become file names
             raise ValueError("a name must not hold a slash")
         parts = _member(file, "split", "u", (count,))[()]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, OSError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: its description is damaged ({str(error)[:120]}); pack it anew") from None
     return about, {part: tuple(np.flatnonzero(parts == i).tolist()) for i, part in enumerate(_SPLITS) if i in parts}
 
@@ -173,7 +174,7 @@ def _member(file: h5py.File, name: str, kinds: str, shape: tuple[int, ...] | Non
 def pack(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     """Write a dataset as training sees it (resized, masks as class numbers) to one file, an image a chunk.
 
-    Images are stored plainly, so reading one is a copy; masks by gzip.
+    Masks are compressed; images are not, so that reading one costs little. Both have checksums.
 
     Raises:
         DataError: a damaged sample.
@@ -186,12 +187,13 @@ def pack(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     with h5py.File(path, "w", libver=("v110", "v110")) as file:
         file.attrs["format"] = _FORMAT
         for key in ("class_names", "palette", "mask_mapping"):
-            file.attrs[key] = json.dumps(dataset.config()[key])
+            file.attrs[key] = np.bytes_(json.dumps(dataset.config()[key]))
         file["names"] = np.array([name.encode() for name in dataset.names])
         file["split"] = parts
         shape = (count, S, S, dataset.channels)
-        images = file.create_dataset("images", shape, "u2" if dataset.wide else "u1", chunks=(1, *shape[1:]))
-        masks = file.create_dataset("masks", shape[:3], "u1", chunks=(1, S, S), compression="gzip")
+        dtype = "u2" if dataset.wide else "u1"
+        images = file.create_dataset("images", shape, dtype, chunks=(1, *shape[1:]), fletcher32=True)
+        masks = file.create_dataset("masks", shape[:3], "u1", chunks=(1, S, S), compression="gzip", fletcher32=True)
         for start in range(0, count, _AT_ONCE):
             indices = range(start, min(start + _AT_ONCE, count))
             for i, (image, mask) in zip(indices, each(dataset.sample, indices), strict=True):

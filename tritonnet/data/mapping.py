@@ -101,20 +101,20 @@ class MaskMapping:
                 f"class 1 ({class_names[1]}): {percent(share)} of the pixels"
             )
         dark = ", nearly black in a viewer" if self.rule == "values" and max(counts) < 32 else ""
-        shown = [self.show(v) for v in sorted(counts)]
-        held = (
-            f"Masks hold {_some(shown[:-1])} and {shown[-1]}{dark}; " if shown[1:] else f"Masks hold {shown[0]} alone; "
-        )
-        if self.num_classes > 8 and all(v == c for v, c in self.values.items()):
-            return held + f"they are the class numbers; class 0 fills {percent(counts.get(0, 0) / total)} of the pixels"
+        *first, last = [self.show(v) for v in sorted(counts)]
+        held = f"{_some(first)} and {last}" if first else last
+        numbers = self.num_classes > 2 and all(c in (value, IGNORE) for value, c in self.values.items())
         parts = []
         for value, c in sorted(self.values.items(), key=lambda pair: pair[1]):
             if value not in counts or (c == 0 and self.num_classes == 2 and len(counts) > 1):
                 continue
             name = f" ({class_names[c]})" if c < len(class_names) and class_names[c] != f"class {c}" else ""
-            taken = "is ignored" if c == IGNORE else f"is taken as class {c}{name}"
-            parts.append(f"{self.show(value)} {taken}: {percent(counts[value] / total)}")
-        return held + "; ".join(parts) + " of the pixels"
+            taken = (
+                f"{self.show(value)} is ignored" if c == IGNORE else f"{self.show(value)} is taken as class {c}{name}"
+            )
+            parts.append(f"{f'class {c}' if numbers and c != IGNORE else taken}: {percent(counts[value] / total)}")
+        meaning = "they are the class numbers; " if numbers else ""
+        return f"Masks hold {held}{dark}; {meaning}{'; '.join(parts[:8])}{'; ...' if parts[8:] else ' of the pixels'}"
 
     def apply(self, raw: np.ndarray, name: str) -> np.ndarray:
         """Classes of a mask.
