@@ -91,8 +91,8 @@ class MaskMapping:
         """A raw value for a reader: a number, or a colour as (red, green, blue)."""
         return str(rgb(value)) if self.rule == "colours" else str(value)
 
-    def describe(self, counts: Mapping[int, int], class_names: Sequence[str]) -> str:
-        """What masks with these pixels of each raw value are taken for, in one sentence."""
+    def describe(self, counts: Mapping[int, int], class_names: Sequence[str], palette: bool = False) -> str:
+        """What masks with these pixels of each raw value are taken for, in one sentence; `palette`: they have one."""
         total = sum(counts.values())
         if self.rule == "threshold":
             share = sum(n for value, n in counts.items() if value >= 128) / total
@@ -100,7 +100,7 @@ class MaskMapping:
                 f"Masks hold {len(counts)} values, smeared as by JPEG or anti-aliasing; those from 128 on are taken as "
                 f"class 1 ({class_names[1]}): {percent(share)} of the pixels"
             )
-        dark = ", nearly black in a viewer" if self.rule == "values" and max(counts) < 32 else ""
+        dark = ", nearly black in a viewer" if self.rule == "values" and max(counts) < 32 and not palette else ""
         *first, last = [self.show(v) for v in sorted(counts)]
         held = f"{_some(first)} and {last}" if first else last
         numbers = self.num_classes > 2 and all(c in (value, IGNORE) for value, c in self.values.items())

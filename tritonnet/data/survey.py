@@ -52,7 +52,7 @@ class Survey:
         seen = self.pixels[list(train)].sum(axis=0)
         lost = [name for c, name in enumerate(class_names) if self.pixels[:, c].any() and not seen[c]]
         unseen = [f"warning: no image to train on holds {', '.join(lost)}; choose another --val"] if lost else []
-        return [*unseen, self.mapping.describe(self.counts, class_names)]
+        return [*unseen, self.mapping.describe(self.counts, class_names, bool(self.colours))]
 
 
 def histogram(mask: RawMask, name: str, size: int) -> Histogram:
