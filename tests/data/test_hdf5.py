@@ -138,8 +138,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "other-size": (lambda p: write(p, masks=np.zeros((2, 9, 8), np.uint8)), r"/masks must be \(2, 8, 8\) for training"),
     "one-label-an-image": (lambda p: write(p, masks=np.zeros(2, np.uint8)), r"must be \(2, 8, 8\) for training"),
     "negative": (lambda p: write(p, masks=np.full((2, 8, 8), -1, np.int16)), r"/masks\[0\]: holds values outside"),
-    "text": (lambda p: p.write_text("no HDF5"), "cannot be read as HDF5"),
-    "empty": (lambda p: p.write_bytes(b""), "cannot be read as HDF5"),
+    "text": (lambda p: p.write_text("no HDF5"), "no folder, and cannot be read as HDF5"),
+    "empty": (lambda p: p.write_bytes(b""), "no folder, and cannot be read as HDF5"),
 }
 
 

@@ -30,6 +30,13 @@ def test_carvana(images: str, masks: str, tmp_path: Path) -> None:
         open_dataset(tmp_path, 24)
 
 
+def test_other_files_with_such_names_make_no_layout(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", noise(1))
+    (tmp_path / "a_mask.npy").touch()
+    with pytest.raises(DataError, match=r"must hold images/ and masks/, and holds a\.png, a_mask\.npy"):
+        open_dataset(tmp_path, 8)
+
+
 def test_an_image_may_itself_be_called_mask(tmp_path: Path) -> None:
     for name in ("a", "a_mask"):
         put(tmp_path / "images" / f"{name}.png", noise(1))
@@ -69,7 +76,7 @@ def test_turned_images_beside_masks_that_are_not(tmp_path: Path) -> None:
     exif[0x0112] = 3  # half a turn keeps the size
     (tmp_path / "images" / "n0.png").unlink()
     put(tmp_path / "images" / "n0.jpg", noise(0), exif=exif)
-    assert any("1 images are turned upright by their EXIF" in note for note in open_dataset(tmp_path, 8).notes)
+    assert any("1 images are turned upright as their EXIF" in note for note in open_dataset(tmp_path, 8).notes)
 
 
 def cut(path: Path) -> None:

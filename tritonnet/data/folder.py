@@ -30,7 +30,16 @@ from tritonnet.data.dataset import (
     split_beside_test,
 )
 from tritonnet.data.hdf5 import open_hdf5
-from tritonnet.data.image import DataError, Header, image_header, list_images, load_image, read_mask, resize_mask
+from tritonnet.data.image import (
+    PICTURES,
+    DataError,
+    Header,
+    image_header,
+    list_images,
+    load_image,
+    read_mask,
+    resize_mask,
+)  # fmt: skip
 from tritonnet.data.mapping import IGNORE, MaskMapping, default_names, default_palette
 from tritonnet.data.survey import Histogram, Survey, histogram, survey
 
@@ -144,7 +153,7 @@ def examine(root: Path, size: int, mapping: MaskMapping | None = None) -> Files:
     turned_alone = [pair.image.name for pair in files.pairs if pair.head.orientation != pair.mask_head.orientation]
     if turned_alone:
         files.warnings.append(
-            f"{len(turned_alone)} images are turned upright by their EXIF orientation, their masks are not (such as "
+            f"{len(turned_alone)} images are turned upright as their EXIF data ask, their masks are not (such as "
             f"{turned_alone[0]}): see whether they fit with tritonnet data preview"
         )
     if files.pairs:
@@ -185,9 +194,8 @@ def make_dataset(files: Files, size: int, val: str | None, channels: int, cache_
     class_names = ("background", "pet") if files.parts else default_names(K)
     if files.parts:
         train, test = (tuple(sorted(find(names, files.parts[part], part))) for part in ("trainval", "test"))
-        notes += [
-            f"Oxford-IIIT Pet: {len(train)} in trainval.txt, {len(test)} in test.txt; the unsure border is ignored"
-        ]
+        listed = f"{len(train)} in trainval.txt, {len(test)} in test.txt"
+        notes += [f"Oxford-IIIT Pet: {listed}; the unsure border is ignored"]
         if val is None or val == "test":
             splits = {"train": train, "val": test}
             notes += ["the test set chooses the best model (validation is test.txt); --val every:5 keeps the two apart"]
@@ -212,15 +220,14 @@ def _find(root: Path) -> tuple[Files, list[Path], list[Path]]:
         if (root / image_part).is_dir() and (root / mask_part).is_dir():
             break
     else:
-        inside = sorted(entry.name for entry in root.iterdir())
-        if not any("_mask." in name for name in inside):
-            missing = root / "masks" if (root / "images").is_dir() else root / "images"
-            raise DataError(
-                f"{missing}: no such folder; {root} must hold images/ and masks/, and holds {', '.join(inside[:6]) or 'nothing'}"
-            )
-        found = list_images(root, others_allowed=True)
-        masks = [file for file in found if file.stem.endswith("_mask")]
-        return Files(root, "NAME and NAME_mask"), [file for file in found if file not in masks], masks
+        inside = sorted(root.iterdir())
+        masks = [file for file in inside if file.stem.endswith("_mask") and file.suffix.lower() in PICTURES]
+        if masks:
+            images = [file for file in list_images(root, others_allowed=True) if file not in set(masks)]
+            return Files(root, "NAME and NAME_mask"), images, masks
+        missing = root / "masks" if (root / "images").is_dir() else root / "images"
+        found = ", ".join(path.name for path in inside[:6]) or "nothing"
+        raise DataError(f"{missing}: no such folder; {root} must hold images/ and masks/, and holds {found}")
     files = Files(root, f"{image_part}/ and {mask_part}/")
     if mask_part == "annotations/trimaps":
         for part in ("trainval", "test"):
@@ -230,17 +237,11 @@ def _find(root: Path) -> tuple[Files, list[Path], list[Path]]:
                 raise DataError(f"{root / 'annotations' / part}.txt: lists no image")
         # the published archive has MATLAB files among the images
         images = list_images(root / image_part, others_allowed=True)
-        stems = [_name(path) for path in images]
-        wanted = {
-            stems[i]
-            for part, names in files.parts.items()
-            for i in find(stems, names, root / "annotations" / f"{part}.txt")
-        }
-        return (
-            files,
-            [image for image in images if _name(image) in wanted],
-            list_images(root / mask_part, others_allowed=True),
-        )
+        stems, wanted = [_name(path) for path in images], set()
+        for part, names in files.parts.items():
+            wanted |= {stems[i] for i in find(stems, names, root / "annotations" / f"{part}.txt")}
+        images = [image for image in images if _name(image) in wanted]
+        return files, images, list_images(root / mask_part, others_allowed=True)
     return files, _listed(root / image_part, files), _listed(root / mask_part, files)
 
 

@@ -137,7 +137,9 @@ def open_members(path: Path) -> tuple[h5py.Dataset, h5py.Dataset]:
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except Exception as error:  # h5py raises many types on damaged files
-        raise DataError(f"{path}: cannot be read as HDF5 ({(str(error).splitlines() or [''])[0][:120]})") from None
+        raise DataError(
+            f"{path}: no folder, and cannot be read as HDF5 ({(str(error).splitlines() or [''])[0][:120]})"
+        ) from None
     good = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
     if not good or images.dtype.itemsize > 2 or 0 in images.shape:
         raise DataError(
