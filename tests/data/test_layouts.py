@@ -134,6 +134,13 @@ def test_many_faults_are_all_listed(tmp_path: Path) -> None:
         open_dataset(tmp_path, 8)
 
 
+def test_values_without_a_rule_are_shown(tmp_path: Path) -> None:
+    write_pairs(tmp_path, lambda i: np.maximum(block(0, 100), (np.arange(24) > 12).astype(np.uint8) * 103))
+    lines, faults = check(tmp_path, 8)
+    assert "neither 0/255 nor class numbers" in faults[0]
+    assert "mask values: 103 46 %, 0 38 %, 100 17 %" in lines
+
+
 def test_folders_in_folders_are_named(tmp_path: Path) -> None:
     move_in(write_pairs(tmp_path, block) / "images")
     with pytest.raises(DataError, match="holds no picture but the folders sub, which are not searched"):

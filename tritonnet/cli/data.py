@@ -71,8 +71,8 @@ def pack(
     dataset = _open(data, size, val)
     try:
         write_atomically(out, partial(pack_data, dataset))
-    except OSError as error:  # HDF5's own text is long
-        raise DataError(f"{out}: cannot be written ({os.strerror(error.errno or 5)})") from None
+    except (OSError, RuntimeError) as error:  # HDF5's own text is long
+        raise DataError(f"{out}: cannot be written ({os.strerror(getattr(error, 'errno', 0) or 5)})") from None
     print(f"{len(dataset)} images of {size}x{size} in {out}, {out.stat().st_size / 2**20:.1f} MiB")
 
 

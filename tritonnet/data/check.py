@@ -58,12 +58,10 @@ def _files_report(files: Files) -> list[str]:
         _counted("images", (f"{p.head.format} {p.head.mode}" for p in pairs)),
         _counted("masks", (f"{p.mask_head.format} {p.mask_head.mode}" for p in pairs)),
     ]
-    if files.masks is not None:
-        counts, total = files.masks.counts, sum(files.masks.counts.values())
-        often = sorted(counts, key=lambda value: -counts[value])
-        shown = ", ".join(f"{files.masks.mapping.show(v)} {percent(counts[v] / total)}" for v in often[:8])
-        lines += [f"mask values: {shown}" + (f", and {len(often) - 8} more" if len(often) > 8 else "")]
-    return lines
+    total = sum(files.counts.values())
+    shown = ", ".join(f"{value} {percent(pixels / total)}" for value, pixels in files.counts.most_common(8))
+    more = f", and {len(files.counts) - 8} more" if len(files.counts) > 8 else ""
+    return [*lines, f"mask values: {shown}{more}"]
 
 
 def _counted(title: str, kinds: Iterable[str]) -> str:

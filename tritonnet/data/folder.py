@@ -12,6 +12,7 @@ faults show before training starts.
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,7 @@ from tritonnet.data.image import (
     read_mask,
     resize_mask,
 )  # fmt: skip
-from tritonnet.data.mapping import IGNORE, MaskMapping, default_names, default_palette
+from tritonnet.data.mapping import IGNORE, MaskMapping, default_names, default_palette, rgb
 from tritonnet.data.survey import Histogram, Survey, histogram, survey
 
 __all__ = ["FolderDataset", "Files", "examine", "make_dataset", "open_dataset"]
@@ -83,7 +84,8 @@ class Files:
         faults: a line for every other file, or for what is wrong with all of them.
         warnings: lines for the user.
         parts: for the pets, the names in trainval.txt and test.txt.
-        masks: what the masks hold; None where a fault keeps it unknown.
+        counts: pixels of each value or colour over all masks.
+        masks: what they are taken for; None where a fault keeps it unknown.
     """
 
     root: Path
@@ -92,6 +94,7 @@ class Files:
     faults: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     parts: dict[str, list[str]] = field(default_factory=dict)
+    counts: Counter[object] = field(default_factory=Counter)
     masks: Survey | None = None
 
 
@@ -173,10 +176,13 @@ def _examine_masks(files: Files, size: int, mapping: MaskMapping | None) -> None
         found = attempt(look, [pair.mask for pair in files.pairs], faults)
     files.faults += faults
     files.pairs = [pair for pair, masks in zip(files.pairs, found, strict=True) if masks is not None]
+    masks = [one for one in found if one is not None]
+    for one in masks:
+        for value, pixels in zip(one.values.tolist(), one.pixels.tolist(), strict=True):
+            files.counts[rgb(value) if one.coloured else value] += pixels
     lossy = any(pair.mask_head.lossy for pair in files.pairs)
     try:
-        if files.pairs:
-            masks = [one for one in found if one is not None]
+        if masks:
             files.masks = survey(masks, str(files.pairs[0].mask.parent), lossy, mapping)
             files.warnings += files.masks.warnings
     except DataError as error:
