@@ -113,12 +113,10 @@ def survey(masks: Sequence[Histogram], folder: str, lossy: bool, mapping: MaskMa
     if colours and bare:
         raise DataError(f"{bare[0]}: has no coloured palette while other masks have one; save all masks in one way")
     coloured = masks[0].coloured
-    if mapping is None:
-        mapping = (
-            infer_colours(counts, where, lossy, folder)
-            if coloured
-            else infer_mapping(counts, where, lossy, greyest, folder)
-        )
+    if mapping is None and coloured:
+        mapping = infer_colours(counts, where, lossy, folder)
+    elif mapping is None:
+        mapping = infer_mapping(counts, where, lossy, greyest, folder)
     if coloured != (mapping.rule == "colours"):
         raise DataError(
             f"{folder}: masks must be coded as those the model learnt from, one is by colours, one by numbers"
