@@ -60,7 +60,7 @@ def test_folder(folder: Path) -> None:
     image, mask = data.sample(3)
     assert (image.shape, image.dtype, mask.shape, mask.dtype) == ((8, 8, 3), np.uint8, (8, 8), np.uint8)
     assert (mask == half(1, 8, 8)).all()
-    assert any("255 -> class 1" in note for note in data.notes)
+    assert any("255 is taken as class 1 (foreground): 50 %" in note for note in data.notes)
     config = json.loads(json.dumps(data.config()))
     assert MaskMapping.from_json(config["mask_mapping"]) == data.mapping
 
@@ -107,7 +107,7 @@ def test_a_stored_mapping_is_used_instead(folder: Path) -> None:
     data = open_dataset(folder, 8, mapping=mapping)
     assert data.sample(0)[1][0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
     with pytest.raises(DataError, match=r"masks/n0\.png: mask value 0 is no class"):
-        open_dataset(folder, 8, mapping=MaskMapping("values", 2, {1: 0, 255: 1})).sample(0)
+        open_dataset(folder, 8, mapping=MaskMapping("values", 2, {1: 0, 255: 1}))
 
 
 def test_exif_turns_the_image_and_the_sizes_must_agree(folder: Path) -> None:
@@ -158,7 +158,7 @@ def test_pets_refuse(pets: Path) -> None:
     test.write_text("\n")
     complains("lists no image")
     test.unlink()
-    complains(r"test\.txt: no such file")
+    complains(r"test\.txt: cannot be read")
     test.write_text("Cat_5\n")
     (pets / "annotations" / "trimaps" / "Cat_5.png").unlink()
     complains(r"Cat_5\.jpg: has no mask; add .*trimaps/Cat_5\.png")
@@ -208,10 +208,10 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no-masks": (lambda d: (d / "masks").rename(d / "labels"), r"masks: no such folder; .* holds images, labels"),
     "empty": (lambda d: [f.unlink() for f in (d / "images").iterdir()], "images: the folder holds no picture"),
-    "coloured": (lambda d: put(d / "masks" / "n3.png", picture(3)), r"n3\.png: the mask is coded by colours"),
+    "coloured": (lambda d: put(d / "masks" / "n3.png", picture(3)), r"different colours .*n3\.png"),
     "a-photograph": (
         lambda d: put(d / "masks" / "n3.png", picture(3)[:, :, 0]),
-        r"different values .* look at n3\.png",
+        r"different values .* look at .*n3\.png",
     ),
 }
 

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 
 from tritonnet.data import IGNORE, DataError, MaskMapping, default_palette
-from tritonnet.data.mapping import infer_mapping
+from tritonnet.data.mapping import default_names, infer_mapping
 
 
 def infer(pixels: dict[int, int], lossy: bool = False, grey: float = 0.1) -> MaskMapping:
-    counts = np.zeros(65536, np.int64)
-    counts[list(pixels)] = list(pixels.values())
-    return infer_mapping(counts, dict.fromkeys(pixels, "some.png"), lossy, (grey, "grey.png"), "masks")
+    return infer_mapping(pixels, dict.fromkeys(pixels, "some.png"), lossy, (grey, "grey.png"), "masks")
 
 
 def even(*values: int) -> dict[int, int]:
@@ -43,7 +41,7 @@ def test_inference(case: str) -> None:
     assert dict(mapping.values) == values
     assert mapping.rule == ("values" if values else "threshold")
     assert MaskMapping.from_json(json.loads(json.dumps(mapping.to_json()))) == mapping
-    assert "\n" not in str(mapping)
+    assert "\n" not in mapping.describe(pixels, default_names(num_classes))
 
 
 def test_jpeg_masks_are_cut_at_128() -> None:

@@ -10,6 +10,7 @@ import torch
 import typer
 
 from tritonnet import models
+from tritonnet.cli import data
 from tritonnet.cli import doctor as examination
 from tritonnet.cli.progress import listener
 from tritonnet.data import DataError
@@ -36,9 +37,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Train U-Nets that mark every pixel of an image, on hand-written Triton kernels.\n\n"
-    "First steps: `tritonnet demo`, then `tritonnet train --data DIR` on a folder with `images/` and `masks/`, "
-    "then `tritonnet predict runs/001/best.h5 PICTURES`. Each command has its own `--help`.",
+    "First steps: `tritonnet demo`, then `tritonnet data check DIR` and `tritonnet train --data DIR` on a folder with "
+    "`images/` and `masks/`, then `tritonnet predict runs/001/best.h5 PICTURES`. Each command has its own `--help`.",
 )
+app.add_typer(data.app, name="data")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -49,9 +51,14 @@ def main(args: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if args is None else args
     # NaN is found and said by our own check; numpy's remarks on it, from inside the interpreter, would drown that line
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # a file that is damaged is said to be
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"triton\.runtime\.interpreter")
     try:
-        code = app(arguments or ["--help"], prog_name="tritonnet", standalone_mode=False)
+        code = app(
+            [*arguments, "--help"] if arguments in ([], ["data"]) else arguments,
+            prog_name="tritonnet",
+            standalone_mode=False,
+        )
     except MEMORY:
         code = _complain(MEMORY_IS_SHORT)
     except MISTAKES as error:
@@ -107,8 +114,9 @@ def train(
 ) -> None:
     """Train a network on images and masks.
 
-    DIR holds `images/` and `masks/` with the same file names (PNG, JPEG, GIF, BMP). A mask's values are 0 and 255,
-    0 and 1, or class numbers; what was found is printed. The Oxford-IIIT Pet layout is recognised too.
+    DIR holds `images/` and `masks/` with the same file names (PNG, JPEG, TIFF, GIF, BMP). A mask's values are 0 and
+    255, 0 and 1, class numbers or colours; what was found is printed, and `tritonnet data check DIR` says more. The
+    Oxford-IIIT Pet and Carvana layouts are recognised too, and so are files of `tritonnet data pack`.
 
     Examples:
     - `tritonnet train --data nuclei` trains with what suits this machine

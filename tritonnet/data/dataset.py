@@ -17,7 +17,7 @@ import numpy as np
 from tritonnet.data.image import DataError
 from tritonnet.data.mapping import MaskMapping, default_palette
 
-__all__ = ["CACHE_BYTES", "Dataset", "channel_statistics", "each", "split"]
+__all__ = ["CACHE_BYTES", "Dataset", "attempt", "channel_statistics", "each", "split", "split_beside_test"]
 
 CACHE_BYTES = 1 << 30  # 5461 RGB images of 256 x 256 with their masks
 
@@ -31,6 +31,20 @@ def each(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None =
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def attempt(work: Callable[[Any], Any], items: Sequence[Any], faults: list[str]) -> list[Any]:
+    """The same, but a DataError becomes a line of `faults` and None in the result."""
+
+    def try_one(item: Any) -> Any:
+        try:
+            return work(item)
+        except DataError as error:
+            return error
+
+    results = each(try_one, items)
+    faults += [str(result) for result in results if isinstance(result, DataError)]
+    return [None if isinstance(result, DataError) else result for result in results]
 
 
 class Dataset:
@@ -164,6 +178,13 @@ def split(names: Sequence[str], spec: str) -> dict[str, tuple[int, ...]]:
         remedy = "choose another split, such as every:2" if count > 1 else "add images"
         raise DataError(f"--val {spec} leaves no image of {count} for {empty}; {remedy}")
     return parts
+
+
+def split_beside_test(names: Sequence[str], spec: str, test: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The same for the samples that are not among `test`, which become split "test"."""
+    others = sorted(set(range(len(names))) - set(test))
+    inner = split([names[i] for i in others], spec)
+    return {part: tuple(others[i] for i in chosen) for part, chosen in inner.items()} | {"test": tuple(test)}
 
 
 def find(names: Sequence[str], wanted: Sequence[str], file: str | Path) -> list[int]:

@@ -1,40 +1,101 @@
-"""Datasets in folders: images with masks of the same name, and the Oxford-IIIT Pet layout.
+"""Datasets in folders, recognised by what lies there.
 
-    DIR/images/a.jpg  DIR/masks/a.png           any classes; the mapping from mask values is inferred
+    DIR/images/a.jpg  DIR/masks/a.png              any classes; the mapping from mask values is inferred
+    DIR/train/a.jpg   DIR/train_masks/a_mask.gif   Carvana; `_mask` may also end the names in masks/
+    DIR/a.jpg         DIR/a_mask.gif               the same in one folder
     DIR/images/a.jpg  DIR/annotations/trimaps/a.png, annotations/trainval.txt, annotations/test.txt
-                                                 pet 1, background 0, the unsure border ignored (Parkhi et al., 2012)
+                                                    pet 1, background 0, the unsure border ignored (Parkhi et al., 2012)
 
-Samples are in the order of the image files' sorted names. Opening reads every image's header and every mask (the
-trimaps' values are known, so theirs are read when used), so most faults show before training starts.
+Samples are in the order of the image files' sorted names. Opening reads every image's header and every mask, so most
+faults show before training starts.
 """
 
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from tritonnet.data.dataset import CACHE_BYTES, Dataset, check_shape, each, find, read_names, split
-from tritonnet.data.image import DataError, image_header, list_images, load_image, read_mask, resize_mask
-from tritonnet.data.mapping import IGNORE, MaskMapping, default_palette, infer_mapping
+from tritonnet.data.dataset import (
+    CACHE_BYTES,
+    Dataset,
+    attempt,
+    check_shape,
+    find,
+    read_names,
+    split,
+    split_beside_test,
+)
+from tritonnet.data.hdf5 import open_hdf5
+from tritonnet.data.image import (
+    PICTURES,
+    DataError,
+    Header,
+    image_header,
+    list_images,
+    load_image,
+    read_mask,
+    resize_mask,
+)  # fmt: skip
+from tritonnet.data.mapping import IGNORE, MaskMapping, default_names, default_palette, rgb
+from tritonnet.data.survey import Histogram, Survey, histogram, survey
 
-__all__ = ["FolderDataset", "open_dataset"]
+__all__ = ["FolderDataset", "Files", "examine", "make_dataset", "open_dataset"]
 
 _TRIMAP = MaskMapping("values", 2, {1: 1, 2: 0, 3: IGNORE})
+_LAYOUTS = (("images", "annotations/trimaps"), ("images", "masks"), ("train", "train_masks"))
 
 
 class FolderDataset(Dataset):
     """Image files and mask files. Made by `open_dataset`."""
 
     def __init__(self, images: Sequence[Path], masks: Sequence[Path], **about: object) -> None:
-        super().__init__(names=[path.stem for path in images], **about)  # type: ignore[arg-type]
+        super().__init__(names=[_name(path) for path in images], **about)  # type: ignore[arg-type]
         self.images = tuple(images)
         self.masks = tuple(masks)
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         image = load_image(self.images[index], self.size, channels=self.channels, wide=self.wide)
-        raw, _ = read_mask(self.masks[index])
+        raw = read_mask(self.masks[index], coloured=self.mapping.rule == "colours").values
         return image, resize_mask(self.mapping.apply(raw, str(self.masks[index])), self.size)
+
+
+class Pair(NamedTuple):
+    """An image file with its mask, and what their headers say."""
+
+    image: Path
+    mask: Path
+    head: Header
+    mask_head: Header
+
+
+@dataclass
+class Files:
+    """What lies in a folder.
+
+    Attributes:
+        root: the folder.
+        layout: how it was recognised, for the user.
+        pairs: images with masks that have no fault.
+        faults: a line for every other file, or for what is wrong with all of them.
+        warnings: lines for the user.
+        parts: for the pets, the names in trainval.txt and test.txt.
+        counts: pixels of each value or colour over all masks.
+        masks: what they are taken for; None where a fault keeps it unknown.
+    """
+
+    root: Path
+    layout: str
+    pairs: list[Pair] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    parts: dict[str, list[str]] = field(default_factory=dict)
+    counts: Counter[object] = field(default_factory=Counter)
+    masks: Survey | None = None
 
 
 def open_dataset(
@@ -45,14 +106,14 @@ def open_dataset(
     channels: int = 3,
     mapping: MaskMapping | None = None,
     cache_bytes: int = CACHE_BYTES,
-) -> FolderDataset:
-    """Open a folder of images and masks, or the Oxford-IIIT Pet dataset, recognised by what lies in `root`.
+) -> Dataset:
+    """Open a folder in one of the layouts above, or an HDF5 file (`tritonnet.data.hdf5`).
 
     Args:
-        root: the folder.
+        root: the folder or file.
         size: side S, in pixels, that images (bilinear) and masks (nearest) are resized to; at least 1.
-        val: how to divide: see `split`. None is "every:5" for a folder; for the pets trainval.txt trains and test.txt
-            validates. With the pets another spec divides trainval.txt and leaves test.txt as split "test".
+        val: how to divide: see `split`. None is "every:5"; for the pets trainval.txt trains and test.txt validates.
+            With the pets another spec divides trainval.txt and leaves test.txt as split "test".
         channels: 3, or 1; grey images are repeated to 3.
         mapping: the mask mapping of a trained model; None infers it over all masks.
         cache_bytes: memory for decoded samples.
@@ -62,140 +123,170 @@ def open_dataset(
     """
     check_shape(size, channels)
     root = Path(root)
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; --data wants a folder with images/ and masks/")
-    pets = (root / "annotations" / "trimaps").is_dir()
-    masks = root / "annotations" / "trimaps" if pets else root / "masks"
-    for folder in (root / "images", masks):
-        if not folder.is_dir():
-            inside = ", ".join(sorted(entry.name for entry in root.iterdir())[:6]) or "nothing"
-            raise DataError(f"{folder}: no such folder; {root} must hold images/ and masks/, and holds {inside}")
-    if pets:
-        return _open_pets(root, masks, size, val, channels, mapping, cache_bytes)
-    return _open_folder(root, masks, size, val or "every:5", channels, mapping, cache_bytes)
+    if root.is_file():
+        return open_hdf5(root, size, val=val, channels=channels, mapping=mapping, cache_bytes=cache_bytes)
+    files = examine(root, size, mapping)
+    if files.faults:
+        more = len(files.faults) - 1
+        raise DataError(files.faults[0] + (f" (and {more} more: tritonnet data check {root})" if more else ""))
+    return make_dataset(files, size, val, channels, cache_bytes)
 
 
-def _open_folder(
-    root: Path, folder: Path, size: int, val: str, channels: int, mapping: MaskMapping | None, cache_bytes: int
-) -> FolderDataset:
-    images, masks = _pair(list_images(root / "images"), _by_stem(list_images(folder)), extra_allowed=False)
-    wide, lossy, notes = _check_sizes(images, masks)
-    colours: dict[int, tuple[int, int, int]] = {}
-    if mapping is None:
-        mapping, colours = _infer(masks, folder, lossy)
-    notes += [str(mapping)]
-    K = mapping.num_classes
-    palette = tuple(colours.get(c, colour) for c, colour in enumerate(default_palette(K)))
-    class_names = ("background", "foreground") if K == 2 else tuple(f"class {c}" for c in range(K))
-    splits = split([path.stem for path in images], val)
-    notes += [f"{len(images)} images: {len(splits['train'])} train, {len(splits['val'])} validate (--val {val})"]
-    return FolderDataset(
-        images, masks, size=size, channels=channels, class_names=class_names, mapping=mapping, splits=splits, wide=wide,
-        palette=palette, notes=notes, cache_bytes=cache_bytes,
-    )  # fmt: skip
+def examine(root: Path, size: int, mapping: MaskMapping | None = None) -> Files:
+    """Pair the files of a folder, read the images' headers and the masks.
 
-
-def _open_pets(
-    root: Path, folder: Path, size: int, val: str | None, channels: int, mapping: MaskMapping | None, cache_bytes: int
-) -> FolderDataset:
-    listed: dict[str, list[str]] = {}
-    for part in ("trainval", "test"):
-        file = root / "annotations" / f"{part}.txt"
-        if not file.is_file():
-            raise DataError(f"{file}: no such file; the Oxford-IIIT Pet layout needs its two split files")
-        # a line is: name, class, species, breed
-        listed[part] = [line.split()[0] for line in read_names(file)]
-        if not listed[part]:
-            raise DataError(f"{file}: lists no image")
-    # the published archive has MATLAB files among the images
-    every = list(_by_stem(list_images(root / "images", others_allowed=True)).values())
-    stems = [path.stem for path in every]
-    wanted = {i for part, names in listed.items() for i in find(stems, names, root / "annotations" / f"{part}.txt")}
-    images, masks = _pair([every[i] for i in sorted(wanted)], _by_stem(list_images(folder)), extra_allowed=True)
-    wide, _, notes = _check_sizes(images, masks)
-    names = [path.stem for path in images]
-    train, test = (tuple(sorted(find(names, listed[part], part))) for part in ("trainval", "test"))
-    notes += [f"Oxford-IIIT Pet: {len(train)} in trainval.txt, {len(test)} in test.txt; the unsure border is ignored"]
-    if val is None or val == "test":
-        splits = {"train": train, "val": test}
-        notes += ["the test set chooses the best model (validation is test.txt); --val every:5 keeps the two apart"]
-    else:
-        inner = split([names[i] for i in train], val)
-        splits = {part: tuple(train[i] for i in chosen) for part, chosen in inner.items()} | {"test": test}
-        notes += [f"{len(splits['train'])} train, {len(splits['val'])} validate (--val {val}), {len(test)} test"]
-    return FolderDataset(
-        images, masks, size=size, channels=channels, class_names=("background", "pet"), mapping=mapping or _TRIMAP,
-        splits=splits, wide=wide, notes=notes, cache_bytes=cache_bytes,
-    )  # fmt: skip
-
-
-def _by_stem(files: Sequence[Path]) -> dict[str, Path]:
-    """Files by name without extension; two of one name are refused."""
-    stems: dict[str, Path] = {}
-    for file in files:
-        if file.stem in stems:
-            raise DataError(f"{file}: has the same name as {stems[file.stem].name}; keep one of the two")
-        stems[file.stem] = file
-    return stems
-
-
-def _pair(images: list[Path], masks: dict[str, Path], *, extra_allowed: bool) -> tuple[list[Path], list[Path]]:
-    """Images with their masks."""
-    _by_stem(images)
-    lonely = [path for path in images if path.stem not in masks]
-    if lonely:
-        more = f" (and {len(lonely) - 1} more)" if len(lonely) > 1 else ""
-        raise DataError(f"{lonely[0]}{more}: has no mask; add {next(iter(masks.values())).parent}/{lonely[0].stem}.png")
-    extra = sorted(set(masks) - {path.stem for path in images})
-    if extra and not extra_allowed:
-        more = f" (and {len(extra) - 1} more)" if len(extra) > 1 else ""
-        raise DataError(f"{masks[extra[0]]}{more}: mask without an image; add images/{extra[0]}.png or remove the mask")
-    return images, [masks[path.stem] for path in images]
-
-
-def _check_sizes(images: Sequence[Path], masks: Sequence[Path]) -> tuple[bool, bool, list[str]]:
-    """Refuse a mask of another size than its image. Any image of 16 bits? Any mask a JPEG? Notes for the user."""
-    heads, mask_heads = each(image_header, images), each(image_header, masks)
-    for image, mask, head, mask_head in zip(images, masks, heads, mask_heads, strict=True):
+    Raises:
+        DataError: the folder has none of the layouts, no picture, or no split files where it needs them.
+    """
+    files, images, masks = _find(root)
+    rows = _pair(files, images, masks)
+    heads = attempt(image_header, [image for image, _ in rows], files.faults)
+    mask_heads = attempt(image_header, [mask for _, mask in rows], files.faults)
+    for (image, mask), head, mask_head in zip(rows, heads, mask_heads, strict=True):
+        if head is None or mask_head is None:
+            continue
         if head.size != mask_head.size:
             turned = f" upright (its EXIF orientation is {head.orientation})" if head.orientation != 1 else ""
-            raise DataError(
+            files.faults.append(
                 f"{mask}: is {mask_head.size[0]}x{mask_head.size[1]} pixels, but its image {image.name} is "
                 f"{head.size[0]}x{head.size[1]}{turned}; save the mask in the same size and orientation"
             )
-    wide = sum(head.wide for head in heads)
-    notes = [f"{wide} of {len(images)} images have 16 bits a value; all are read as 16 bits"] if wide else []
-    return wide > 0, any(head.jpeg for head in mask_heads), notes
+            continue
+        files.pairs.append(Pair(image, mask, head, mask_head))
+    turned_alone = [pair.image.name for pair in files.pairs if pair.head.orientation != pair.mask_head.orientation]
+    if turned_alone:
+        files.warnings.append(
+            f"{len(turned_alone)} images are turned upright as their EXIF data ask, their masks are not (such as "
+            f"{turned_alone[0]}): see whether they fit with tritonnet data preview"
+        )
+    if files.pairs:
+        _examine_masks(files, size, mapping or (_TRIMAP if files.parts else None))
+    return files
 
 
-def _infer(masks: Sequence[Path], folder: Path, lossy: bool) -> tuple[MaskMapping, dict[int, tuple[int, int, int]]]:
-    """Read all masks; the mapping, and the colour of each class where coloured palettes give one."""
-    counts = np.zeros(65536, np.int64)
-    where: dict[int, str] = {}
-    colours: dict[int, tuple[int, int, int]] = {}
-    coloured: list[Path] = []
-    greyest = (0.0, "")
+def _examine_masks(files: Files, size: int, mapping: MaskMapping | None) -> None:
+    def look(path: Path) -> Histogram:
+        return histogram(read_mask(path, coloured=coloured), str(path), size)
 
-    def histogram(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, tuple[int, int, int]] | None]:
-        raw, used = read_mask(path)
-        histo = np.bincount(raw.ravel())
-        values = np.flatnonzero(histo)
-        return values, histo[values], used
+    faults: list[str] = []
+    coloured = mapping is not None and mapping.rule == "colours"
+    found = attempt(look, [pair.mask for pair in files.pairs], faults)
+    if len({one.coloured for one in found if one is not None}) > 1:  # where some have colours, all are read so
+        coloured, faults = True, []
+        found = attempt(look, [pair.mask for pair in files.pairs], faults)
+    files.faults += faults
+    files.pairs = [pair for pair, masks in zip(files.pairs, found, strict=True) if masks is not None]
+    masks = [one for one in found if one is not None]
+    for one in masks:
+        for value, pixels in zip(one.values.tolist(), one.pixels.tolist(), strict=True):
+            files.counts[rgb(value) if one.coloured else value] += pixels
+    lossy = any(pair.mask_head.lossy for pair in files.pairs)
+    try:
+        if masks:
+            files.masks = survey(masks, str(files.pairs[0].mask.parent), lossy, mapping)
+            files.warnings += files.masks.warnings
+    except DataError as error:
+        files.faults.append(str(error))
 
-    for path, (values, times, used) in zip(masks, each(histogram, masks), strict=True):
-        counts[values] += times
-        for value in values:
-            where.setdefault(int(value), path.name)
-        greyest = max(greyest, (float(times[(values >= 64) & (values < 192)].sum() / times.sum()), path.name))
-        if used is not None:
-            coloured.append(path)
-        for value, colour in (used or {}).items():
-            if colours.setdefault(value, colour) != colour:
-                raise DataError(
-                    f"{path}: palette number {value} is the colour {colour}, but {colours[value]} in {where[value]}; "
-                    "one number must mean one class: save the masks with one palette"
-                )
-    if coloured and len(coloured) < len(masks):
-        raise DataError(f"{coloured[0]}: has a coloured palette while other masks have none; save all masks in one way")
-    mapping = infer_mapping(counts, where, lossy, greyest, str(folder))
-    return mapping, {c: colours[v] for v, c in mapping.values.items() if v in colours and c != IGNORE}
+
+def make_dataset(files: Files, size: int, val: str | None, channels: int, cache_bytes: int) -> FolderDataset:
+    """The dataset of files without a fault; arguments as for `open_dataset`."""
+    images = [pair.image for pair in files.pairs]
+    names = [_name(path) for path in images]
+    wide = sum(pair.head.wide for pair in files.pairs)
+    notes = [f"{wide} of {len(names)} images have 16 bits a value; all are read as 16 bits"] if wide else []
+    assert files.masks is not None
+    K, colours = files.masks.mapping.num_classes, files.masks.colours
+    class_names = ("background", "pet") if files.parts else default_names(K)
+    if files.parts:
+        train, test = (tuple(sorted(find(names, files.parts[part], part))) for part in ("trainval", "test"))
+        listed = f"{len(train)} in trainval.txt, {len(test)} in test.txt"
+        notes += [f"Oxford-IIIT Pet: {listed}; the unsure border is ignored"]
+        if val is None or val == "test":
+            splits = {"train": train, "val": test}
+            notes += ["the test set chooses the best model (validation is test.txt); --val every:5 keeps the two apart"]
+        else:
+            splits = split_beside_test(names, val, test)
+    else:
+        splits = split(names, val or "every:5")
+    notes += [f"{len(names)} images: " + ", ".join(f"{len(chosen)} {part}" for part, chosen in splits.items())]
+    notes += [f"warning: {line}" for line in files.warnings] + files.masks.notes(class_names, splits["train"])
+    return FolderDataset(
+        images, [pair.mask for pair in files.pairs], size=size, channels=channels, class_names=class_names,
+        mapping=files.masks.mapping, splits=splits, wide=wide > 0, notes=notes, cache_bytes=cache_bytes,
+        palette=tuple(colours.get(c, colour) for c, colour in enumerate(default_palette(K))),
+    )  # fmt: skip
+
+
+def _find(root: Path) -> tuple[Files, list[Path], list[Path]]:
+    """The layout of a folder, its images and its masks."""
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; --data wants a folder with images/ and masks/, or an HDF5 file")
+    for image_part, mask_part in _LAYOUTS:
+        if (root / image_part).is_dir() and (root / mask_part).is_dir():
+            break
+    else:
+        inside = sorted(root.iterdir())
+        masks = [file for file in inside if file.stem.endswith("_mask") and file.suffix.lower() in PICTURES]
+        if masks:
+            images = [file for file in list_images(root, others_allowed=True) if file not in set(masks)]
+            return Files(root, "NAME and NAME_mask"), images, masks
+        missing = root / "masks" if (root / "images").is_dir() else root / "images"
+        found = ", ".join(path.name for path in inside[:6]) or "nothing"
+        raise DataError(f"{missing}: no such folder; {root} must hold images/ and masks/, and holds {found}")
+    files = Files(root, f"{image_part}/ and {mask_part}/")
+    if mask_part == "annotations/trimaps":
+        for part in ("trainval", "test"):
+            # a line is: name, class, species, breed
+            files.parts[part] = [line.split()[0] for line in read_names(root / "annotations" / f"{part}.txt")]
+            if not files.parts[part]:
+                raise DataError(f"{root / 'annotations' / part}.txt: lists no image")
+        # the published archive has MATLAB files among the images
+        images = list_images(root / image_part, others_allowed=True)
+        stems, wanted = [_name(path) for path in images], set()
+        for part, names in files.parts.items():
+            wanted |= {stems[i] for i in find(stems, names, root / "annotations" / f"{part}.txt")}
+        images = [image for image in images if _name(image) in wanted]
+        return files, images, list_images(root / mask_part, others_allowed=True)
+    return files, _listed(root / image_part, files), _listed(root / mask_part, files)
+
+
+def _listed(folder: Path, files: Files) -> list[Path]:
+    """The pictures of a folder; another file is a fault."""
+    inside = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(("_", "."))]
+    if inside:
+        files.warnings.append(f"{folder}: the folders in it are not searched ({', '.join(sorted(inside)[:6])})")
+    try:
+        return list_images(folder)
+    except DataError as error:
+        files.faults.append(str(error))
+        return list_images(folder, others_allowed=True)
+
+
+def _name(path: Path) -> str:
+    """A file's name without its extension, in one spelling where Unicode has two (macOS stores the longer)."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def _pair(files: Files, images: Sequence[Path], masks: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Images with their masks; what is left over is a fault, but for masks of pets that no split lists."""
+    faults = files.faults
+    at: dict[str, Path] = {}
+    for image in images:
+        if (twin := at.setdefault(_name(image), image)) != image:
+            faults.append(f"{image}: has the same name as {twin.name}; keep one of the two")
+    found: dict[str, Path] = {}
+    for mask in masks:
+        name = _name(mask)
+        name = name if name in at else name.removesuffix("_mask")
+        if (twin := found.setdefault(name, mask)) != mask:
+            faults.append(f"{mask}: has the same name as {twin.name}; keep one of the two")
+        elif name not in at and not files.parts:
+            faults.append(f"{mask}: mask without an image; add an image {_name(mask)} or remove the mask")
+    ending = "_mask" if masks[0].stem.endswith("_mask") else ""
+    faults += [
+        f"{image}: has no mask; add {masks[0].parent / name}{ending}.png"
+        for name, image in at.items()
+        if name not in found
+    ]
+    return [(image, found[name]) for name, image in at.items() if name in found]

@@ -1,8 +1,8 @@
 """Picture files as arrays: one place that opens them, for training, evaluation and prediction alike.
 
-PNG, JPEG, GIF (first frame) and BMP, recognised by content, so a GIF named `.jpg` opens. The EXIF orientation is
-applied. Transparent pixels are shown over black, as a viewer would, since the colours hidden under them are arbitrary.
-A 16-bit grey PNG keeps its 16 bits; Pillow hands other 16-bit PNGs over as 8 bits.
+PNG, JPEG, TIFF (one page), GIF (first frame) and BMP, recognised by content, so a GIF named `.jpg` opens. The EXIF
+orientation is applied. Transparent pixels are shown over black, as a viewer would, since the colours hidden under them
+are arbitrary. 16-bit grey PNG and TIFF keep their 16 bits; Pillow hands 16-bit colours over as 8 bits.
 """
 
 from pathlib import Path
@@ -11,10 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["PICTURES", "DataError", "Header", "image_header", "list_images", "load_image", "read_mask", "resize_mask"]
+__all__ = [
+    "PICTURES", "DataError", "Header", "RawMask", "fit_image", "image_header", "list_images", "load_image", "read_mask",
+    "resize_mask",
+]  # fmt: skip
 
-PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp")
-_FORMATS = ("PNG", "JPEG", "GIF", "BMP")
+Colour = tuple[int, int, int]
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp")
+_FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP")
 _CLUTTER = ("thumbs.db", "desktop.ini")  # what file managers leave behind
 _ROTATES = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _WIDE = ("I;16", "I;16B", "I;16L", "I")  # older Pillow opens a 16-bit grey PNG as I
@@ -47,7 +52,9 @@ def list_images(path: str | Path, *, others_allowed: bool = False) -> list[Path]
     if others_allowed:
         found = [file for file in found if file.suffix.lower() in PICTURES]
     if not found:
-        raise DataError(f"{path}: the folder holds no picture; put PNG, JPEG, GIF or BMP files there")
+        inside = ", ".join(sorted(f.name for f in path.iterdir() if f.is_dir() and not _is_clutter(f))[:6])
+        but = f" but the folders {inside}, which are not searched" if inside else ""
+        raise DataError(f"{path}: the folder holds no picture{but}; put PNG, JPEG, TIFF, GIF or BMP files into it")
     for file in found:
         if file.suffix.lower() not in PICTURES:
             raise DataError(f"{file}: not a {', '.join(PICTURES)} file; convert it to PNG or move it out of the folder")
@@ -59,12 +66,18 @@ def _is_clutter(path: Path) -> bool:
 
 
 class Header(NamedTuple):
-    """From a file's first bytes: (width, height) once upright, 16 bits a value or not, EXIF orientation 1 to 8."""
+    """From a file's first bytes: (width, height) once upright, EXIF orientation 1 to 8, Pillow's format and mode."""
 
     size: tuple[int, int]
-    wide: bool
     orientation: int
-    jpeg: bool
+    format: str
+    mode: str
+    lossy: bool
+
+    @property
+    def wide(self) -> bool:
+        """16 bits a value."""
+        return self.mode in _WIDE
 
 
 def image_header(path: Path) -> Header:
@@ -76,7 +89,8 @@ def image_header(path: Path) -> Header:
     with _open(path) as picture:
         turn = _orientation(picture)
         size = picture.size[::-1] if turn in _ROTATES else picture.size
-        return Header(size, picture.mode in _WIDE, turn, picture.format in ("JPEG", "MPO"))
+        lossy = picture.format in ("JPEG", "MPO") or picture.info.get("compression") == "jpeg"
+        return Header(size, turn, str(picture.format), picture.mode, lossy)
 
 
 def load_image(path: str | Path, size: int | None = None, *, channels: int = 3, wide: bool = False) -> np.ndarray:
@@ -96,39 +110,72 @@ def load_image(path: str | Path, size: int | None = None, *, channels: int = 3, 
     """
     picture = _read(Path(path))
     if picture.mode in _WIDE:
-        values = _wide_values(picture, size)
-        values = values if wide else ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return np.ascontiguousarray(np.repeat(values[:, :, None], channels, axis=2))
-    grey = picture.mode in ("1", "L")
-    picture = picture.convert("L") if grey else _over_black(picture)
-    if channels == 1 and not grey:
-        picture = picture.convert("L")
-    if size is not None and picture.size != (size, size):
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-    values = np.asarray(picture)
-    if values.ndim == 2:
-        values = np.repeat(values[:, :, None], channels, axis=2)
-    return values.astype(np.uint16) * np.uint16(257) if wide else np.array(values)
+        values = np.asarray(picture).astype(np.uint16)
+    else:
+        values = np.asarray(picture.convert("L") if picture.mode in ("1", "L") else _over_black(picture))
+    return fit_image(values, size, channels=channels, wide=wide)
 
 
-def read_mask(path: str | Path) -> tuple[np.ndarray, dict[int, tuple[int, int, int]] | None]:
-    """Read a mask's raw values and, for a coloured palette, the colour of every value used.
+def fit_image(values: np.ndarray, size: int | None, *, channels: int, wide: bool) -> np.ndarray:
+    """The same for an array: (H, W) or (H, W, 1 or 3), uint8 or uint16."""
+    planes = values.shape[2] if values.ndim == 3 else 1
+    values = values.reshape(*values.shape[:2], planes)
+    if values.dtype == np.uint16:  # through 32-bit floats, which hold 16 bits exactly
+        grey = values @ np.array([0.299, 0.587, 0.114], np.float32) if channels < planes else None
+        layers = [grey] if grey is not None else [values[:, :, c].astype(np.float32) for c in range(planes)]
+        if size is not None:
+            layers = [_resized(Image.fromarray(layer), size) for layer in layers]
+        values = np.clip(np.rint(np.dstack(layers)), 0, 65535).astype(np.uint16)
+        if not wide:
+            values = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    else:
+        picture = Image.fromarray(values if planes == 3 else values[:, :, 0])
+        picture = picture.convert("L") if channels < planes else picture
+        values = np.array(picture) if size is None else _resized(picture, size)
+        values = values.astype(np.uint16) * np.uint16(257) if wide else values
+    values = values if values.ndim == 3 else values[:, :, None]
+    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], channels)))
+
+
+def _resized(picture: Image.Image, size: int) -> np.ndarray:
+    return np.array(picture.resize((size, size), Image.Resampling.BILINEAR))
+
+
+class RawMask(NamedTuple):
+    """A mask as its file has it.
+
+    Attributes:
+        values: (H, W) int32 in 0..65535; where `coloured`, red * 65536 + green * 256 + blue.
+        palette: for a coloured palette, the colour of every value used; else None.
+        coloured: whether `values` are colours.
+    """
+
+    values: np.ndarray
+    palette: dict[int, Colour] | None = None
+    coloured: bool = False
+
+
+def read_mask(path: str | Path, *, coloured: bool = False) -> RawMask:
+    """Read a mask's raw values.
 
     Grey and RGB-coded grey give the grey value (1-bit: 0 or 255). A palette of greys gives the grey value too, since
-    such files number their entries arbitrarily; a palette with colours gives the index, the custom for class ids. Alpha
-    is dropped.
+    such files number their entries arbitrarily; a palette with colours gives the index, the custom for class ids. RGB
+    with colours gives the colours. Alpha is dropped.
 
-    Returns:
-        ((H, W) int32 in 0..65535, {value: (r, g, b)} or None).
+    Args:
+        path: the file.
+        coloured: give colours whatever the file is, as a dataset needs in which some masks have colours.
 
     Raises:
-        DataError: the file cannot be read, or it is coded by colours.
+        DataError: the file cannot be read.
     """
     path = Path(path)
     picture = _read(path)
     if picture.mode in _WIDE:
-        return np.asarray(picture).astype(np.int32), None
-    if picture.mode in ("P", "PA"):
+        if coloured:
+            raise DataError(f"{path}: has 16 bits a value while other masks are coded by colours; save all in one way")
+        return RawMask(np.asarray(picture).astype(np.int32))
+    if picture.mode in ("P", "PA") and not coloured:
         # "PA" holds (index, alpha) pairs
         index = np.asarray(picture) if picture.mode == "P" else np.asarray(picture)[:, :, 0]
         table = np.asarray(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
@@ -136,19 +183,15 @@ def read_mask(path: str | Path) -> tuple[np.ndarray, dict[int, tuple[int, int, i
         if used[-1] >= len(table):
             raise DataError(f"{path}: a pixel has palette number {used[-1]} of only {len(table)}; save the mask anew")
         if (table == table[:, :1]).all():
-            return table[:, 0][index].astype(np.int32), None
-        return index.astype(np.int32), {int(v): (int(table[v, 0]), int(table[v, 1]), int(table[v, 2])) for v in used}
-    if picture.mode in ("1", "L", "LA"):
-        return np.asarray(picture.convert("L")).astype(np.int32), None
-    values = np.asarray(picture.convert("RGB"))
-    coloured = (values != values[:, :, :1]).any(axis=2)
-    if coloured.any():
-        red, green, blue = values[coloured][0]
-        raise DataError(
-            f"{path}: the mask is coded by colours, for example ({red}, {green}, {blue}); "
-            "save class numbers 0, 1, 2, ... as a grey or palette PNG"
-        )
-    return values[:, :, 0].astype(np.int32), None
+            return RawMask(table[:, 0][index].astype(np.int32))
+        colours = {int(v): (int(table[v, 0]), int(table[v, 1]), int(table[v, 2])) for v in used}
+        return RawMask(index.astype(np.int32), colours)
+    if picture.mode in ("1", "L", "LA") and not coloured:
+        return RawMask(np.asarray(picture.convert("L")).astype(np.int32))
+    values = np.asarray(picture.convert("RGB")).astype(np.int32)
+    if not coloured and (values == values[:, :, :1]).all():
+        return RawMask(values[:, :, 0])
+    return RawMask(values @ np.array([65536, 256, 1], np.int32), None, True)
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
@@ -160,11 +203,17 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
 
 def _open(path: Path) -> Image.Image:
     try:
-        return Image.open(path, formats=_FORMATS)
+        picture = Image.open(path, formats=_FORMATS)
+        pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
     except UnidentifiedImageError:
-        raise DataError(f"{path}: cannot be read as PNG, JPEG, GIF or BMP; save it anew as PNG or remove it") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); save it anew or remove it") from None
+        what = "is empty" if path.stat().st_size == 0 else "cannot be read as PNG, JPEG, TIFF, GIF or BMP"
+        raise DataError(f"{path}: {what}; save it anew as PNG or remove it") from None
+    except Exception as error:  # Pillow raises many types on damaged files
+        raise DataError(f"{path}: cannot be read ({_line(error)}); save it anew or remove it") from None
+    if pages > 1:
+        picture.close()
+        raise DataError(f"{path}: holds {pages} pages; save each page as a file of its own")
+    return picture
 
 
 def _read(path: Path) -> Image.Image:
@@ -172,10 +221,20 @@ def _read(path: Path) -> Image.Image:
     with _open(path) as picture:
         try:
             turn = _orientation(picture)
+            # Pillow turns a TIFF itself while loading, and scrambles uncompressed ones
+            if picture.format == "TIFF" and turn != 1:
+                raise DataError("TIFF orientation must be 1")
             picture.load()
+            # 32 bits: floating point, or whole numbers beyond what is kept
+            if picture.mode == "F" or (picture.mode == "I" and not _fits(picture)):
+                raise DataError("32 bits a value; 8 and 16 are read")
             return picture if turn == 1 else ImageOps.exif_transpose(picture)
-        except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: cannot be decoded ({error}); save it anew or remove it") from None
+        except Exception as error:
+            raise DataError(f"{path}: cannot be decoded ({_line(error)}); save it anew or remove it") from None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -198,9 +257,7 @@ def _over_black(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(black, picture.convert("RGBA")).convert("RGB")
 
 
-def _wide_values(picture: Image.Image, size: int | None) -> np.ndarray:
-    """(H, W) uint16 of a 16-bit grey picture; resized through 32-bit floats, which hold 16 bits exactly."""
-    values = np.asarray(picture).astype(np.float32)
-    if size is not None and picture.size != (size, size):
-        values = np.asarray(Image.fromarray(values).resize((size, size), Image.Resampling.BILINEAR))
-    return np.clip(np.rint(values), 0, 65535).astype(np.uint16)
+def _fits(picture: Image.Image) -> bool:
+    """Whether every value of a 32-bit picture is in 0..65535."""
+    values = np.asarray(picture)
+    return bool(values.min() >= 0 and values.max() <= 65535)

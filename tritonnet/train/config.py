@@ -26,7 +26,7 @@ LEAST = {
     "checkpoint_seconds": 0.0, "seed": 0,
 }  # fmt: skip
 HELP = {
-    "data": "folder with images/ and masks/, or the Oxford-IIIT Pet layout (none: made cells)",
+    "data": "folder with images/ and masks/, another known layout, or an HDF5 file (none: made cells)",
     "out": "folder for the run (none: the next free of runs/001, runs/002, ...)",
     "model": "unet, or the poster's small network",
     "base_channels": "channels of the U-Net's first level; each level below has twice as many",

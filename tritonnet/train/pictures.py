@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ["draw_curves", "overlay", "save_mask", "side_by_side"]
+__all__ = ["contact_sheet", "draw_curves", "overlay", "save_mask", "side_by_side"]
 
 IGNORED = (128, 128, 128)
 SIDE = 256  # a sample's pictures are at least this wide
@@ -35,6 +35,36 @@ def overlay(
     """The (H, W, 3) uint8 image with every class but 0 tinted in its colour; `strength` from 0 to 1."""
     tinted = image * (1.0 - strength) + _coloured(mask, palette) * strength
     return Image.fromarray(np.where((mask > 0)[..., None], tinted, image).astype(np.uint8))
+
+
+def contact_sheet(tiles: Sequence[tuple[str, np.ndarray, np.ndarray]], palette: Sequence[Sequence[int]]) -> Image.Image:
+    """Images with their masks outlined, ignored pixels greyed, in rows of up to 6.
+
+    Args:
+        tiles: (title, (S, S, 1 or 3) image, (S, S) uint8 class ids) of each; 16-bit images are stretched to their range.
+        palette: a colour a class.
+    """
+    side, title = tiles[0][1].shape[0], 16
+    zoom = -(-SIDE // side)
+    step, columns = side * zoom + 6, min(6, len(tiles))
+    sheet = Image.new("RGB", (columns * step + 6, -(-len(tiles) // columns) * (step + title) + 6), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (name, image, mask) in enumerate(tiles):
+        x, y = 6 + place % columns * step, 6 + place // columns * (step + title)
+        if image.dtype != np.uint8:
+            low, high = int(image.min()), int(image.max())
+            image = ((image - low) / max(high - low, 1) * 255).astype(np.uint8)
+        pixels, ids = (np.repeat(np.repeat(array, zoom, 0), zoom, 1) for array in (image, mask))
+        edge = np.zeros(ids.shape, bool)
+        down, right = ids[1:] != ids[:-1], ids[:, 1:] != ids[:, :-1]
+        for inner, differs in ((edge[1:], down), (edge[:-1], down), (edge[:, 1:], right), (edge[:, :-1], right)):
+            inner |= differs
+        pixels = np.where((ids == 255)[..., None], pixels // 2 + 64, pixels)
+        pixels = np.where((edge & (ids > 0))[..., None], _coloured(ids, palette), pixels).astype(np.uint8)
+        # the built-in font may know no more than ASCII
+        draw.text((x, y), name.encode("ascii", "replace").decode()[: side * zoom // 6], fill="black")
+        sheet.paste(Image.fromarray(pixels), (x, y + title - 2))
+    return sheet
 
 
 def side_by_side(
