@@ -1,6 +1,7 @@
 """Folders of images and masks, and a network, for the tests that start where a user starts."""
 
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,7 @@ def write_folder(root: Path, count: int = 5, size: int = 16) -> Path:
 
 def fresh_model(classes: int = 2, channels: int = 3, size: int = 16, *, wide: bool = False, depth: int = 1) -> Trained:
     """A small U-Net as it is before training, made to see much contrast; one class: a sigmoid."""
-    tn.manual_seed({1: 10, 2: 11}.get(classes, 0))  # seeds under which every class wins somewhere
-    network = tn.models.UNet(channels, classes, base_channels=4, depth=depth)
+    network = fresh_network(classes, channels, depth)
     names = [f"class {c}" for c in range(max(classes, 2))]
     mapping = MaskMapping("values", len(names), {c: c for c in range(len(names))})
     data = {
@@ -37,8 +37,15 @@ def fresh_model(classes: int = 2, channels: int = 3, size: int = 16, *, wide: bo
         "model": network.config, "data": data, "mean": [0.5] * channels, "std": [0.01] * channels, "precision": "fp32",
         "run": asdict(Config(cells=5, size=size)),
     }  # fmt: skip
-    network.eval()
     return Trained(network, card)
+
+
+@cache
+def fresh_network(classes: int, channels: int, depth: int) -> tn.models.UNet:
+    tn.manual_seed({1: 10, 2: 11}.get(classes, 0))  # seeds under which every class wins somewhere
+    network = tn.models.UNet(channels, classes, base_channels=4, depth=depth)
+    network.eval()
+    return network
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

@@ -92,7 +92,7 @@ WAYS = {
     "resized": ({}, (23, 19)),
     "resized-flips": ({"tta": "flips"}, (23, 19)),
     "tiles": ({"tiles": True}, (23, 19)),
-    "tiles-flips": ({"tiles": True, "tta": "flips", "overlap": 0.5, "tile_size": 8, "batch_size": 3}, (9, 13)),
+    "tiles-flips": ({"tiles": True, "tta": "flips", "overlap": 0.5, "tile_size": 8, "batch_size": 3}, (9, 12)),
     "one-small-tile": ({"tiles": True}, (7, 5)),
 }
 
