@@ -1,12 +1,16 @@
-"""Folders of images and masks for the tests that start where a user starts."""
+"""Folders of images and masks, and a network, for the tests that start where a user starts."""
 
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from tritonnet.data import Cells
+import tritonnet as tn
+from tritonnet.data import Cells, MaskMapping, default_palette
+from tritonnet.train import Config, Trained
 
 
 def put(path: Path, array: np.ndarray, **options: object) -> Path:
@@ -46,3 +50,33 @@ def write_folder(root: Path, count: int = 5, size: int = 16) -> Path:
         Image.fromarray(image).save(root / "images" / f"cell_{index}.png")
         Image.fromarray((mask * 255).astype(np.uint8)).save(root / "masks" / f"cell_{index}.png")
     return root
+
+
+def fresh_model(classes: int = 2, channels: int = 3, size: int = 16, *, wide: bool = False, depth: int = 1) -> Trained:
+    """A small U-Net as it is before training, made to see much contrast; one class: a sigmoid."""
+    network = fresh_network(classes, channels, depth)
+    names = [f"class {c}" for c in range(max(classes, 2))]
+    mapping = MaskMapping("values", len(names), {c: c for c in range(len(names))})
+    data = {
+        "size": size, "channels": channels, "wide": wide, "scale": 1 / 65535 if wide else 1 / 255, "class_names": names,
+        "palette": [list(colour) for colour in default_palette(len(names))], "mask_mapping": mapping.to_json(),
+    }  # fmt: skip
+    card = {
+        "model": network.config, "data": data, "mean": [0.5] * channels, "std": [0.01] * channels, "precision": "fp32",
+        "run": asdict(Config(cells=5, size=size)),
+    }  # fmt: skip
+    return Trained(network, card)
+
+
+@cache
+def fresh_network(classes: int, channels: int, depth: int) -> tn.models.UNet:
+    tn.manual_seed({1: 10, 2: 11}.get(classes, 0))  # seeds under which every class wins somewhere
+    network = tn.models.UNet(channels, classes, base_channels=4, depth=depth)
+    network.eval()
+    return network
+
+
+def regions(*shape: int, seed: int = 0) -> np.ndarray:
+    """Smooth noise as uint8 (H, W, channels), so that a picture has regions."""
+    small = np.random.default_rng(seed).integers(0, 256, (-(-shape[0] // 4), -(-shape[1] // 4), *shape[2:]), np.uint8)
+    return np.ascontiguousarray(small.repeat(4, 0).repeat(4, 1)[: shape[0], : shape[1]])

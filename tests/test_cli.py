@@ -1,6 +1,7 @@
 """The program: what it prints, and that a user's mistake is one line on stderr and exit code 2."""
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -64,14 +65,43 @@ def test_train_prints_where_to_look(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_evaluate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", trained / "best.h5", "--split", "all") == 0
     out = capsys.readouterr().out
-    assert "foreground  IoU " in out
-    assert "pixel_accuracy" in out
+    title, background, foreground, pooled, worst, best = out.splitlines()[-6:]
+    assert title.split() == ["class", "IoU", "Dice", "precision", "recall"]
+    assert background.startswith("background ")
+    assert foreground.startswith("foreground ")
+    assert pooled.startswith(f"iou {float(foreground.split()[1]):.4f}  dice ")
+    assert worst.startswith("worst  cell_")
+    assert best.startswith("best   cell_")
+
+
+def test_evaluate_as_json(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", trained / "best.h5", "--split", "train", "--json", "--out", tmp_path / "scores") == 0
+    scores = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert sum(map(sum, scores["matrix"])) == 4 * 16 * 16
+    assert len(scores["image_iou"]) == 4
+    assert scores["iou"] == scores["class_iou"][1]
+    assert {"worst_1.png", "best_1.png", "confusion_matrix.png"} <= {p.name for p in (tmp_path / "scores").iterdir()}
 
 
 def test_predict(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("predict", trained / "last.h5", trained.parent / "data" / "images", "--out", tmp_path) == 0
     assert f"5 masks in {tmp_path / 'masks'}" in capsys.readouterr().out
     assert len(list((tmp_path / "overlays").iterdir())) == 5
+
+
+def test_predict_tiles_and_names_what_it_could_not_read(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/b.png"):
+        Image.fromarray(np.full((20, 18, 3), 90, np.uint8)).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "c.png").write_bytes(b"no picture")
+    options = ("--tiles", "--overlap", "0.5", "--tile-size", "16", "--probabilities", tmp_path / "p.h5")
+    assert run("predict", trained / "best.h5", tmp_path / "in", "--out", tmp_path / "out", *options) == 2
+    assert "c.png: cannot be read as PNG, JPEG, GIF or BMP" in (line := one_line(capsys))
+    assert line.endswith("; 2 of 3 pictures are done")
+    assert (tmp_path / "out" / "masks" / "sub" / "b.png").is_file()
+    assert (tmp_path / "p.h5").is_file()
 
 
 def test_resume_of_a_finished_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,6 +187,15 @@ MISTAKES = {
     "bad-split": (("evaluate", "MODEL", "--split", "best"), "split must be one of"),
     "no-picture": (("predict", "MODEL", "nowhere.png"), "nowhere.png"),
     "not-a-model": (("evaluate", "README"), "README"),
+    "bad-overlap": (("predict", "MODEL", "README", "--tiles", "--overlap", "1"), "overlap must be from 0 to below 1"),
+    "overlap-of-no-tiles": (("predict", "MODEL", "README", "--overlap", "0.5"), "add --tiles"),
+    "tile-too-small": (("predict", "MODEL", "README", "--tiles", "--tile-size", "1"), "tile_size must"),
+    "bad-tta": (("predict", "MODEL", "README", "--tta", "all"), "tta must be one of none, flips"),
+    "out-inside": (("predict", "MODEL", ".", "--out", "./out"), "must not lie in"),
+    "no-folder-for-probabilities": (
+        ("predict", "MODEL", "README", "--probabilities", "none/p.h5"),
+        "must be a new file",
+    ),
     "summary": (("summary", "--model", "poster", "--in-channels", "0"), "in_channels must be at least 1"),
 }
 
@@ -179,12 +218,14 @@ def test_names_keep_their_blanks(capsys: pytest.CaptureFixture[str]) -> None:
     assert "two  blanks: no such folder" in one_line(capsys)
 
 
-def test_host_memory_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_host_memory_is_said(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def starve(*_: object, **__: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 34359738368 bytes")
 
     monkeypatch.setattr(importlib.import_module("tritonnet.cli.app"), "evaluate_model", starve)
-    assert run("evaluate", "best.h5") == 2
+    assert run("evaluate", trained / "best.h5") == 2
     assert "out of memory" in one_line(capsys)
 
 

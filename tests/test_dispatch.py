@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pictures import fresh_model, regions
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tritonnet as tn
@@ -24,6 +25,7 @@ from tritonnet.kernels.fill import fill
 from tritonnet.nn import functional as F
 from tritonnet.train.batches import Normalizer, to_device
 from tritonnet.train.objective import Objective
+from tritonnet.train.tiling import flipped_mean, tiled
 
 ALLOWED = {
     "empty", "empty_strided", "new_empty", "set_",  # memory
@@ -233,6 +235,17 @@ def test_training_computes_nothing_with_torch(name: str, g: SimpleNamespace, mon
         loss.item()
         matrix.numpy()
         network.predict(g.images)
+    assert not watch.computed, watch.computed
+
+
+def test_tiled_prediction_computes_nothing_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles, flips, blending, the mean over flips, a sigmoid's second logit, up-sampling: all but files."""
+    trained, image = fresh_model(1), regions(20, 18, 3)
+    normalizer = trained.normalizer()
+    with watching(monkeypatch) as watch:
+        for band in tiled(trained, image, normalizer, 16, 0.25, True, 2):
+            band.numpy()
+        F.interpolate(flipped_mean(trained, image[None, :16, :16], normalizer), size=(5, 7), mode="bilinear").numpy()
     assert not watch.computed, watch.computed
 
 

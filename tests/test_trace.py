@@ -71,7 +71,8 @@ def test_evaluate_and_predict(run, tmp_path):
     picture = Path(tmp_path) / "picture.png"
     Image.new("RGB", (70, 50), (200, 30, 90)).save(picture)
     assert foreign(lambda: train.evaluate(done.folder / "best.h5")) == []
-    assert foreign(lambda: train.predict(done.folder / "best.h5", picture, tmp_path / "out")) == []
+    for how in ({}, {"tiles": True, "tta": "flips", "probabilities": tmp_path / "p.h5"}):
+        assert foreign(lambda how=how: train.predict(done.folder / "best.h5", picture, tmp_path / "out", **how)) == []
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tritonnet.kernels.batch_norm import Norm, batch_norm_bwd, batch_norm_fwd
 from tritonnet.kernels.batch_norm_pool import batch_norm_pool_bwd, batch_norm_pool_fwd
 from tritonnet.kernels.batch_norm_stats import Running, batch_norm_merge, batch_norm_stats
 from tritonnet.kernels.binary_cross_entropy import binary_cross_entropy_fwd
+from tritonnet.kernels.blend import blend
 from tritonnet.kernels.cat import cat_fwd
 from tritonnet.kernels.confusion_matrix import confusion_matrix
 from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad, output_size
@@ -269,6 +270,14 @@ def confusion_matrices(p: Precision) -> None:
         confusion_matrix(target, target, buffer(k, k, dtype=torch.int64))
 
 
+def blends(p: Precision) -> None:
+    for x in images(p):
+        n, h, w, c = x.shape
+        for mirrored in ((False, False), (True, True)):
+            blend(x, buffer(n, 2 * h, 2 * w, c), h, w, buffer(h), buffer(w), mirrored)
+    blend(buffer(1, 256, 256, 2), buffer(1, 256, 6000, 2), 0, 128, buffer(256), buffer(256), (True, False))
+
+
 def optimizers(p: Precision) -> None:
     sizes = (9 * 64 * 64, 17, 1)
     weights, steps = [buffer(n) for n in sizes], [buffer(1)[0] for _ in sizes]
@@ -315,5 +324,6 @@ CASES: dict[str, tuple[Callable[[Precision], object], tuple[str, ...]]] = {
     "cross_entropy": (cross_entropies, STORED),
     "binary_cross_entropy": (binary_cross_entropies, STORED),
     "confusion_matrix": (confusion_matrices, STORED),
+    "blend": (blends, STORED),
     "random": (randoms, STORED),
 }

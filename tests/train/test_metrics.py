@@ -13,6 +13,8 @@ def test_two_classes_score_the_foreground() -> None:
     assert metrics.dice == 70 / 85
     assert metrics.pixel_accuracy == 85 / 100
     assert metrics.class_iou == (50 / 65, 35 / 50)
+    assert metrics.class_precision == (50 / 55, 35 / 45)
+    assert metrics.class_recall == (50 / 60, 35 / 40)
 
 
 def test_more_classes_score_the_mean_over_those_present() -> None:
@@ -20,6 +22,8 @@ def test_more_classes_score_the_mean_over_those_present() -> None:
     # class 1 is nowhere; class 3 is only predicted, which scores 0
     assert metrics.iou == pytest.approx((4 / 6 + 3 / 3 + 0) / 3)
     assert math.isnan(metrics.class_iou[1])
+    assert metrics.class_precision[3] == 0
+    assert math.isnan(metrics.class_recall[3])
 
 
 def test_dice_follows_from_iou() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tritonnet.train.pictures import draw_curves, overlay, save_mask, side_by_side
+from tritonnet.train.pictures import draw_confusion, draw_curves, overlay, save_mask, side_by_side
 
 PALETTE = [(0, 0, 0), (250, 20, 30), (10, 200, 90)]
 MASK = np.array([[0, 1, 2], [255, 1, 0]], np.uint8)
@@ -43,3 +43,14 @@ def test_curves_are_a_picture(tmp_path: Path) -> None:
     draw_curves(tmp_path / "curves.png", [{"epoch": 1.0, **row}, {"epoch": 2.0, **row}])
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (1000, 400)
+
+
+def test_confusion_matrix_is_a_picture(tmp_path: Path) -> None:
+    for classes in (2, 30):
+        draw_confusion(
+            tmp_path / "matrix.png", np.eye(classes, dtype=int).tolist(), [f"class {c}" for c in range(classes)]
+        )
+        with Image.open(tmp_path / "matrix.png") as picture:
+            assert picture.size == (500, 500) if classes == 2 else (1900, 1900)
+            blues = np.asarray(picture.convert("RGB"))
+        assert (blues == [8, 48, 107]).all(axis=2).any()  # a whole row is right

@@ -1,8 +1,10 @@
 """The commands. What a user got wrong ends in one line on stderr and exit code 2, never in a stack trace."""
 
+import json
 import shlex
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,11 +27,13 @@ from tritonnet.train import predict as predict_pictures
 from tritonnet.train import resume as resume_run
 from tritonnet.train import train as train_network
 from tritonnet.train.config import HELP
+from tritonnet.train.evaluation import extremes, write_pictures
 
 __all__ = ["app", "main"]
 
 MISTAKES = (DataError, Fault, ModelFileError, OSError, Refused)
 MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
+TITLES = ("class", "IoU", "Dice", "precision", "recall")
 MEMORY_IS_SHORT = "out of memory; choose a smaller --batch-size, --size or --base-channels"
 
 app = typer.Typer(
@@ -82,7 +86,12 @@ def _complain(text: str) -> int:
 
 def _option(field: str, here: str, *names: str) -> Any:
     """An option that sets a field of Config; `here` is its default in words, if the help does not say it."""
-    return typer.Option(*names, help=HELP[field] + (f" [default: {here}]" if here else ""), show_default=False)
+    return _ask(HELP[field] + (f" [default: {here}]" if here else ""), *names)
+
+
+def _ask(text: str, *names: str, **limits: Any) -> Any:
+    """An option whose help says its default in words."""
+    return typer.Option(*names, help=text, show_default=False, **limits)
 
 
 @app.command()
@@ -165,34 +174,44 @@ ModelPath = Annotated[
 @app.command()
 def evaluate(
     model: ModelPath,
-    data: Annotated[
-        str, typer.Option(help="folder as for train [default: the data it was trained on]", show_default=False)
-    ] = "",
+    data: Annotated[str, _ask("folder as for train [default: the data it was trained on]")] = "",
     split: Annotated[str, typer.Option(help="val, train, test (where the data has one) or all")] = "val",
-    val: Annotated[
-        str, typer.Option(help="which images validate, as for train [default: as in its run]", show_default=False)
-    ] = "",
+    val: Annotated[str, _ask("which images validate, as for train [default: as in its run]")] = "",
     batch_size: Annotated[int, typer.Option(help="images at a time", min=1)] = 16,
+    out: Annotated[Path | None, _ask("folder for confusion_matrix.png, worst_1.png ... and best_1.png ...")] = None,
+    as_json: Annotated[bool, _ask("print one JSON object in place of the table", "--json")] = False,
 ) -> None:
-    """Score a trained network: IoU, Dice and pixel accuracy from one confusion matrix over all images.
+    """Score a trained network: IoU, Dice, precision, recall and pixel accuracy from one confusion matrix over all images.
 
     Images and masks are resized to the size the network was trained at, and scored there.
 
     Examples:
     - `tritonnet evaluate runs/001/best.h5` on the validation images of its run
-    - `tritonnet evaluate runs/001/best.h5 --data other --split all`
+    - `tritonnet evaluate runs/001/best.h5 --data other --split all --out scores`
+    - `tritonnet evaluate runs/001/best.h5 --json > scores.json`
     """
-    dataset, metrics = evaluate_model(model, data, split=split, val=val, batch_size=batch_size)
+    trained = Trained.load(model)
+    dataset, metrics = evaluate_model(trained, data, split=split, val=val, batch_size=batch_size)
+    if out is not None:
+        write_pictures(out, trained, dataset, metrics)
+    if as_json:
+        text = json.dumps({"split": split, "size": dataset.size, "class_names": dataset.class_names, **asdict(metrics)})
+        print(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=1))  # JSON knows no NaN
+        return
     for note in dataset.notes:
         print(note)
+    print(f"{len(metrics.image_iou)} images of split {split}, scored at {dataset.size} x {dataset.size}")
     print("\n".join(_table(metrics, dataset.class_names)))
+    for kind, names in zip(("worst", "best "), extremes(metrics), strict=True):
+        print(f"{kind}  " + ", ".join(f"{name} {metrics.image_iou[name]:.4f}" for name in names))
 
 
 def _table(metrics: Metrics, names: tuple[str, ...]) -> list[str]:
-    wide = max(map(len, names))
-    scores = zip(names, metrics.class_iou, metrics.class_dice, strict=False)
+    wide = max(5, *map(len, names))
+    columns = metrics.class_iou, metrics.class_dice, metrics.class_precision, metrics.class_recall
+    rows = [(name, *(f"{score:.4f}" for score in scores)) for name, *scores in zip(names, *columns, strict=True)]
     return [
-        *(f"{name.ljust(wide)}  IoU {iou:.4f}  Dice {dice:.4f}" for name, iou, dice in scores),
+        *("  ".join((row[0].ljust(wide), *(cell.rjust(9) for cell in row[1:]))) for row in (TITLES, *rows)),
         f"iou {metrics.iou:.4f}  dice {metrics.dice:.4f}  pixel_accuracy {metrics.pixel_accuracy:.4f}",
     ]
 
@@ -204,15 +223,31 @@ def predict(
         Path, typer.Argument(metavar="PICTURES", help="a picture or a folder of pictures", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="folder for masks/ and overlays/")] = Path("predictions"),
+    tiles: Annotated[bool, _ask("overlapping tiles at full resolution, instead of resizing", "--tiles")] = False,
+    tile_size: Annotated[int | None, _ask("side of a tile in pixels [default: the size trained at]")] = None,
+    overlap: Annotated[float | None, _ask("of tiles side by side, from 0 to below 1 [default: 0.25]")] = None,
+    tta: Annotated[str, typer.Option(help="none, or flips: the mean over the image and its mirror images")] = "none",
+    probabilities: Annotated[Path | None, _ask("HDF5 file to make, with each class's probability")] = None,
+    batch_size: Annotated[int, typer.Option(help="pictures or tiles at a time", min=1)] = 16,
 ) -> None:
-    """Mark every pixel of a picture, or of each picture in a folder.
+    """Mark every pixel of a picture, or of each picture in a folder and its sub-folders.
 
     Writes `masks/NAME.png` (a palette PNG of the picture's own size: pixel value = class number, opens in any viewer)
     and `overlays/NAME.png` (the picture with the classes tinted).
 
-    Example: `tritonnet predict runs/001/best.h5 holiday.jpg --out marked`
+    A picture is resized to the size the network was trained at, as in `evaluate`, and the result back. With `--tiles` it
+    is not: choose that for pictures that are larger than those trained on, but show things at the same magnification.
+
+    Examples:
+    - `tritonnet predict runs/001/best.h5 holiday.jpg --out marked`
+    - `tritonnet predict runs/001/best.h5 slides --tiles --overlap 0.5 --tta flips --probabilities slides.h5`
     """
-    masks = predict_pictures(model, pictures, out)
+    if not tiles and overlap is not None:
+        refuse("predict", f"overlap goes with tiles, got {overlap}; add --tiles")
+    masks = predict_pictures(
+        model, pictures, out, tiles=tiles, tile_size=tile_size, overlap=0.25 if overlap is None else overlap, tta=tta,
+        probabilities=probabilities, batch_size=batch_size,
+    )  # fmt: skip
     print(f"{len(masks)} masks in {out / 'masks'}, overlays in {out / 'overlays'}")
 
 
@@ -224,13 +259,8 @@ def summary(
     ] = None,
     model: Annotated[str, typer.Option(help=HELP["model"])] = "unet",
     in_channels: Annotated[int, typer.Option(help="channels of an image")] = 3,
-    classes: Annotated[
-        int | None,
-        typer.Option(help="channels of the head [default: 2; poster 1, as printed there]", show_default=False, min=1),
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="side of an image [default: 256; poster 32]", show_default=False)
-    ] = None,
+    classes: Annotated[int | None, _ask("channels of the head [default: 2; poster 1, as printed there]", min=1)] = None,
+    size: Annotated[int | None, _ask("side of an image [default: 256; poster 32]")] = None,
     base_channels: Annotated[int, typer.Option(help=HELP["base_channels"])] = 64,
     depth: Annotated[int, typer.Option(help=HELP["depth"])] = 4,
     upsample: Annotated[str, typer.Option(help=HELP["upsample"])] = "transposed",

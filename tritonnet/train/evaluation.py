@@ -1,6 +1,7 @@
 """Scores of a network on a set of images: the mean loss, and metrics from one confusion matrix summed on the device."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,9 +14,13 @@ from tritonnet.train.batches import Normalizer, to_device
 from tritonnet.train.config import Config
 from tritonnet.train.metrics import Metrics
 from tritonnet.train.objective import Objective
+from tritonnet.train.pictures import draw_confusion
+from tritonnet.train.prediction import write_samples
 from tritonnet.train.trained import Trained
 
-__all__ = ["check_some_pixel_counts", "evaluate", "open_data", "score"]
+__all__ = ["check_some_pixel_counts", "evaluate", "extremes", "open_data", "score", "write_pictures"]
+
+SHOWN = 5  # of the best and of the worst images, at most
 
 
 def open_data(config: Config, model: Trained | None = None) -> Dataset:
@@ -46,7 +51,9 @@ def check_some_pixel_counts(dataset: Dataset, indices: Sequence[int], name: str)
         )
 
 
-def score(network: Segmenter, normalizer: Normalizer, loader: Loader, objective: Objective) -> tuple[float, Metrics]:
+def score(
+    network: Segmenter, normalizer: Normalizer, loader: Loader, objective: Objective, *, each: bool = False
+) -> tuple[float, Metrics]:
     """The mean loss an image and the pooled metrics, in evaluation mode and in the precision in force.
 
     Args:
@@ -54,11 +61,13 @@ def score(network: Segmenter, normalizer: Normalizer, loader: Loader, objective:
         normalizer: makes its input.
         loader: the images, unshuffled, without flips.
         objective: the loss and the matrix.
+        each: whether to score each image by itself, too (then every one waits for the device).
 
     Raises:
         Fault: a mask value outside the classes, or a loss that is not finite.
     """
     matrix, total, images = objective.matrix(), Tensor(runtime.zeros((), torch.float32)), 0
+    image_iou: dict[str, float] = {}
     with network.evaluating():
         for batch in loader.epoch(0):
             if batch.masks.min() == IGNORE:  # no pixel counts, and a mean over nothing is NaN
@@ -68,7 +77,11 @@ def score(network: Segmenter, normalizer: Normalizer, loader: Loader, objective:
             total = total + objective.loss(logits, labels) * len(batch.images)
             objective.count(logits, labels, matrix)
             images += len(batch.images)
-    return total.item() / max(images, 1), Metrics.from_matrix(matrix.numpy().tolist())
+            for i, name in enumerate(batch.names if each else ()):
+                own = objective.matrix()
+                objective.count(Tensor(logits.data[i : i + 1]), Tensor(labels.data[i : i + 1]), own)
+                image_iou[name] = Metrics.from_matrix(own.numpy().tolist()).iou
+    return total.item() / max(images, 1), replace(Metrics.from_matrix(matrix.numpy().tolist()), image_iou=image_iou)
 
 
 def evaluate(
@@ -84,7 +97,7 @@ def evaluate(
         batch_size: images at a time.
 
     Returns:
-        The images and their pooled metrics.
+        The images and their pooled metrics, each image's IoU among them.
 
     Raises:
         DataError, ModelFileError: what is wrong with the files.
@@ -93,18 +106,52 @@ def evaluate(
     run = trained.card["run"]
     spec = "none" if split == "all" else val or run["val"]  # all need no division
     config = Config(data=data or run["data"], val=spec, size=trained.size, cells=run["cells"], seed=run["seed"])
+    if data:
+        _check_classes(config, trained)
     dataset = open_data(config, trained)
-    if dataset.num_classes > len(trained.class_names):
-        raise DataError(
-            f"{config.data}: the model knows {len(trained.class_names)} classes, the masks hold {dataset.num_classes}; "
-            "train on this data, or mend the masks"
-        )
     splits = {**dataset.splits, "all": tuple(range(len(dataset)))}
     if not splits.get(split):
         raise DataError(f"split must be one of {', '.join(name for name in splits if splits[name])}, got {split!r}")
     check_some_pixel_counts(dataset, splits[split], config.data or "made cells")
-    normalizer = Normalizer(trained.card["mean"], trained.card["std"], dataset.scale)
+    normalizer = trained.normalizer(dataset.scale)
     with precision(trained.precision):
         loader = Loader(dataset, splits[split], batch_size, shuffle=False)
-        _, metrics = score(trained.network, normalizer, loader, Objective(trained.outputs))
+        _, metrics = score(trained.network, normalizer, loader, Objective(trained.outputs), each=True)
     return dataset, metrics
+
+
+def _check_classes(config: Config, trained: Trained) -> None:
+    """Refuse masks of another number of classes than the model's, where its mapping does not know their values."""
+    try:
+        found = open_data(config).mapping
+    except DataError:  # too little to infer classes from, or a fault that shows again with the model's own mapping
+        return
+    known, names = trained.mapping, trained.class_names
+    strange = known.rule == "threshold" or not found.values.keys() <= known.values.keys()
+    if strange and found.num_classes != len(names):
+        raise DataError(
+            f"{config.data}: the model knows {len(names)} classes ({', '.join(names)}), the masks hold "
+            f"{found.num_classes} ({found}); train on this data, or mend the masks"
+        )
+
+
+def extremes(metrics: Metrics) -> tuple[list[str], list[str]]:
+    """Names of the images with the lowest IoU, worst first, and with the highest, best first; none in both if it can be.
+
+    Images without an IoU (nothing there and nothing found) count in neither.
+    """
+    ranked = [n for _, n in sorted((iou, n) for n, iou in metrics.image_iou.items() if iou == iou)]  # no NaN
+    few = min(SHOWN, max(1, len(ranked) // 2))
+    return ranked[:few], ranked[::-1][:few]
+
+
+def write_pictures(folder: Path, trained: Trained, dataset: Dataset, metrics: Metrics) -> None:
+    """Write confusion_matrix.png, and image, truth and prediction side by side as worst_1.png ... and best_1.png ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_confusion(folder / "confusion_matrix.png", metrics.matrix, dataset.class_names)
+    for kind, names in zip(("worst", "best"), extremes(metrics), strict=True):
+        for i in range(SHOWN):  # of an earlier evaluation
+            (folder / f"{kind}_{i + 1}.png").unlink(missing_ok=True)
+        indices = [dataset.names.index(name) for name in names]
+        if indices:
+            write_samples(folder, trained, dataset, indices, [f"{kind}_{i + 1}" for i in range(len(indices))])

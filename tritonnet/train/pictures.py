@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ["contact_sheet", "draw_curves", "overlay", "save_mask", "side_by_side"]
+__all__ = ["contact_sheet", "draw_confusion", "draw_curves", "overlay", "save_mask", "side_by_side"]
 
 IGNORED = (128, 128, 128)
 SIDE = 256  # a sample's pictures are at least this wide
@@ -33,8 +33,9 @@ def overlay(
     image: np.ndarray, mask: np.ndarray, palette: Sequence[Sequence[int]], strength: float = 0.45
 ) -> Image.Image:
     """The (H, W, 3) uint8 image with every class but 0 tinted in its colour; `strength` from 0 to 1."""
-    tinted = image * (1.0 - strength) + _coloured(mask, palette) * strength
-    return Image.fromarray(np.where((mask > 0)[..., None], tinted, image).astype(np.uint8))
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    tinted = Image.blend(picture, Image.fromarray(_coloured(mask, palette)), strength)
+    return Image.composite(tinted, picture, Image.fromarray(mask > 0))
 
 
 def contact_sheet(tiles: Sequence[tuple[str, np.ndarray, np.ndarray]], palette: Sequence[Sequence[int]]) -> Image.Image:
@@ -86,11 +87,9 @@ def side_by_side(
 
 def draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     """Losses and scores over the epochs of metrics.csv as one PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only needed here
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # slow to import, and only needed here
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     losses, scores = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     for axes, names in ((losses, ("train_loss", "val_loss")), (scores, ("iou", "dice", "pixel_accuracy"))):
@@ -102,4 +101,23 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     losses.set_title("loss")
     scores.set_title("validation")
     scores.set_ylim(0, 1)
+    figure.savefig(path, dpi=100)
+
+
+def draw_confusion(path: Path, matrix: Sequence[Sequence[int]], names: Sequence[str]) -> None:
+    """A confusion matrix (row: true class, column: predicted) as a PNG: the share of each row, the pixels in figures."""
+    from matplotlib.figure import Figure
+
+    counts = np.array(matrix, np.int64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(4 + 0.5 * len(names), 20.0)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (truth, found), share in np.ndenumerate(shares) if len(names) <= 20 else ():
+        text, colour = f"{share:.1%}\n{counts[truth, found]:,}", "white" if share > 0.5 else "black"
+        axes.text(found, truth, text, ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted", ylabel="true")
     figure.savefig(path, dpi=100)

@@ -1,132 +1,204 @@
-"""From pictures to masks: class ids at the picture's own size, palette PNGs and overlays."""
+"""From pictures to masks: class ids at the picture's own size, palette PNGs and overlays, probabilities.
 
-from collections.abc import Callable, Sequence
+A picture is resized to the size S x S that the network was trained at, as evaluation does, and its S x S logits are
+resized bilinearly to the picture's own size: so a picture of S x S pixels gets the very mask that `evaluate` scores.
+That suits pictures that show what the training pictures showed, whatever their resolution. With tiles nothing is
+resized: the network sees windows of the picture at full resolution (see tiling.py), which suits pictures much larger
+than those trained on but of the same magnification, such as a whole slide.
+
+Memory: a resized picture of H x W pixels takes 4 * H * W * K bytes on the device for its K classes, once; with tiles it
+does not depend on H. On the host lies one picture with its mask, and the S x S pixels of `batch_size`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 
-from tritonnet.autograd import Tensor, precision
+from tritonnet.autograd import Tensor
 from tritonnet.data import DataError, Dataset, list_images, load_image
-from tritonnet.kernels import runtime
+from tritonnet.data.image import PICTURES, image_header
 from tritonnet.kernels.argmax import argmax_fwd
+from tritonnet.kernels.runtime import refuse
 from tritonnet.nn import functional as F
-from tritonnet.train.batches import Normalizer, to_device
 from tritonnet.train.metrics import Metrics
 from tritonnet.train.pictures import overlay, save_mask, side_by_side
+from tritonnet.train.tiling import flipped_mean, tiled
 from tritonnet.train.trained import Trained
 
-__all__ = ["predict", "predict_classes", "write_samples"]
+__all__ = ["predict", "write_samples"]
 
-AT_ONCE = 8  # images a forward
-
-
-def predict_classes(
-    trained: Trained,
-    images: np.ndarray,
-    sizes: Sequence[tuple[int, int]] | None = None,
-    normalizer: Normalizer | None = None,
-) -> list[np.ndarray]:
-    """The class of every pixel.
-
-    Args:
-        trained: the network.
-        images: (N, S, S, channels) uint8, or uint16 for a network of 16-bit images, in any number.
-        sizes: (height, width) to give each result: the logits are resized bilinearly. Without it: as the images.
-        normalizer: in place of the network's own (for images of another bit depth).
-
-    Returns:
-        N arrays (H, W) of uint8 class ids.
-    """
-    normalizer = normalizer or trained.normalizer()
-    found = []
-    with trained.network.evaluating(), precision(trained.precision):
-        for start in range(0, len(images), AT_ONCE):
-            part = images[start : start + AT_ONCE]
-            pixels = part if part.dtype == np.uint8 else part.astype(np.int32)
-            logits = trained.network(normalizer(to_device(pixels)))
-            for i in range(len(part)):
-                one = Tensor(logits.data[i : i + 1])
-                if sizes is not None and sizes[start + i] != one.shape[2:]:
-                    one = F.interpolate(one, size=sizes[start + i], mode="bilinear", align_corners=False)
-                found.append(_argmax(one))
-    return found
-
-
-def _argmax(logits: Tensor) -> np.ndarray:
-    if logits.shape[1] == 1:  # a sigmoid's logit z is a softmax's (0, z)
-        logits = F.cat((Tensor(runtime.zeros(tuple(logits.data.shape), logits.dtype)), logits), dim=1)
-    classes: np.ndarray = Tensor(argmax_fwd(logits.data, dtype=torch.uint8)).numpy()[0]
-    return classes
+BAND = 256  # rows of a resized picture whose probabilities are computed at a time
 
 
 def predict(
-    model: Trained | str | Path, images: str | Path, out: str | Path, *, tell: Callable[[str], None] = print
+    model: Trained | str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    tiles: bool = False,
+    tile_size: int | None = None,
+    overlap: float = 0.25,
+    tta: str = "none",
+    probabilities: str | Path | None = None,
+    batch_size: int = 16,
+    tell: Callable[[str], None] = print,
 ) -> list[Path]:
     """Write a palette-PNG mask and an overlay for every picture, at the picture's own size.
 
     Args:
         model: a model file, or what `Trained.load` made of one.
-        images: a picture, or a folder of pictures.
-        out: folder for `masks/<stem>.png` (pixel value = class id) and `overlays/<stem>.png`.
-        tell: gets a line a picture.
+        images: a picture, or a folder of pictures, its sub-folders included; a folder of folders, with `images` among
+            them, means that one. Colours become grey (or grey colours) and 16 bits 8 (or the reverse), as in training.
+        out: folder for `masks/<name>.png` (pixel value = class id) and `overlays/<name>.png`, in sub-folders as found.
+        tiles: compute overlapping tiles at full resolution instead of resizing.
+        tile_size: side of a tile in pixels, at least `trained.least`; None for the size trained at.
+        overlap: of neighbouring tiles, as a share of their side from 0 to below 1.
+        tta: "flips" averages the probabilities of the image and its three mirror images; "none".
+        probabilities: an HDF5 file to make: for each picture a dataset (K, H, W) float32 of its mask's name, with the
+            names of the K classes as its attribute `class_names`.
+        batch_size: resized pictures or tiles computed at a time, at least 1.
+        tell: gets a line a picture, and a line for a file that is none.
 
     Returns:
         The masks' paths.
 
     Raises:
-        DataError, ModelFileError: what is wrong with the files.
+        DataError, ModelFileError: what is wrong with the files. Pictures that cannot be read are named once all others
+            are done.
+        Refused: a number or choice out of range.
     """
     trained = model if isinstance(model, Trained) else Trained.load(model)
-    pictures = list_images(images)
-    masks, overlays = Path(out) / "masks", Path(out) / "overlays"
-    stems: dict[str, Path] = {}
-    for picture in pictures:
-        if picture.stem in stems:
-            raise DataError(
-                f"{picture}: its mask would overwrite that of {stems[picture.stem].name}; rename one of them"
-            )
-        stems[picture.stem] = picture
-    _spare_what_is_there(pictures, masks, overlays)
-    for folder in (masks, overlays):
-        folder.mkdir(parents=True, exist_ok=True)
-    normalizer = trained.normalizer()
-    written = []
-    for start in range(0, len(pictures), AT_ONCE):
-        part = pictures[start : start + AT_ONCE]
-        seen = [load_image(path, trained.size, channels=trained.channels, wide=trained.wide) for path in part]
-        shown = [load_image(path) for path in part]
-        sizes = [(picture.shape[0], picture.shape[1]) for picture in shown]
-        found = predict_classes(trained, np.stack(seen), sizes, normalizer)
-        for path, pixels, mask in zip(part, shown, found, strict=True):
+    if tile_size is not None and (not tiles or tile_size < trained.least):
+        refuse("predict", f"tile_size must come with tiles and be at least {trained.least} here, got {tile_size}")
+    if not 0 <= overlap < 1:
+        refuse("predict", f"overlap must be from 0 to below 1, got {overlap}")
+    if tta not in ("none", "flips"):
+        refuse("predict", f"tta must be one of none, flips, got {tta!r}")
+    pictures = _find(Path(images), Path(out), tell)
+    if probabilities is not None and (Path(probabilities).exists() or not Path(probabilities).parent.is_dir()):
+        raise DataError(f"{probabilities}: must be a new file in a folder that is there, to hold the probabilities")
+    classes, tile, flips = trained.class_names, (tile_size or trained.size) if tiles else 0, tta == "flips"
+    written, failed = [], []
+    for target in (Path(out) / kind / name for kind in ("masks", "overlays") for name in pictures):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(probabilities, "w-") if probabilities is not None else nullcontext() as file:
+        for name, found in _maps(trained, pictures, tile, overlap, flips, batch_size):
+            if isinstance(found, DataError):
+                failed.append(found)
+                tell(str(found))
+                continue
+            shown, store = load_image(pictures[name]), None
+            mask = np.empty(shown.shape[:2], np.uint8)
+            if file is not None:
+                store = file.create_dataset(name, (len(classes), *mask.shape), np.float32, compression=1, shuffle=True)
+                store.attrs["class_names"] = classes
+            _fill(mask, store, found, logits=not (tiles or flips))
             # the mask last: one without its overlay is not of our making
-            overlay(pixels, mask, trained.palette).save(overlays / f"{path.stem}.png")
-            save_mask(masks / f"{path.stem}.png", mask, trained.palette)
-            written.append(masks / f"{path.stem}.png")
-            shares = np.bincount(mask.ravel(), minlength=len(trained.class_names)) / mask.size
-            tell(
-                f"{path.name}: " + ", ".join(f"{n} {s:.1%}" for n, s in zip(trained.class_names, shares, strict=False))
-            )
+            overlay(shown, mask, trained.palette).save(Path(out) / "overlays" / name)
+            save_mask(Path(out) / "masks" / name, mask, trained.palette)
+            written.append(Path(out) / "masks" / name)
+            shares = np.bincount(mask.ravel(), minlength=len(classes)) / mask.size
+            tell(f"{pictures[name].name}: " + ", ".join(f"{c} {s:.1%}" for c, s in zip(classes, shares, strict=False)))
+    if failed:
+        more = f" (so are {len(failed) - 1} more, named above)" if len(failed) > 1 else ""
+        raise DataError(f"{failed[0]}{more}; {len(written)} of {len(pictures)} pictures are done")
     return written
 
 
-def _spare_what_is_there(pictures: Sequence[Path], masks: Path, overlays: Path) -> None:
-    """Refuse to write over the pictures themselves, or over masks that were not predicted, such as those trained on."""
-    for picture in pictures:
-        mask, shown = (folder / f"{picture.stem}.png" for folder in (masks, overlays))
+def _find(path: Path, out: Path, tell: Callable[[str], None]) -> dict[str, Path]:
+    """The pictures, each by the name of its mask and overlay, such as `folder/a.png`, in order.
+
+    Refuses what would overwrite a picture, or a mask that was not predicted, such as those trained on.
+    """
+    if not path.is_dir():
+        root, found = path.parent, list_images(path)
+    else:
+        inside = any(file.is_file() and not file.name.startswith(".") for file in path.iterdir())
+        root = path / "images" if (path / "images").is_dir() and not inside else path  # as for training
+        if root.resolve() in (out.resolve(), *out.resolve().parents):
+            raise DataError(f"{out}: must not lie in {root}, the folder that is read; choose another --out")
+        files = [f for f in sorted(root.rglob("*")) if f.is_file() and "/." not in f"/{f.relative_to(root)}"]
+        found = [file for file in files if file.suffix.lower() in PICTURES]
+        for file in sorted({*files} - {*found}):
+            tell(f"{file}: is no picture, passed over")
+        if not found:
+            raise DataError(f"{path}: the folder holds no picture; put {', '.join(PICTURES)} files there")
+    pictures: dict[str, Path] = {}
+    for picture in found:
+        name = f"{picture.relative_to(root).with_suffix('')}.png"
+        mask, shown = out / "masks" / name, out / "overlays" / name
+        if name in pictures:
+            raise DataError(f"{picture}: its mask would overwrite that of {pictures[name].name}; rename one of them")
         if picture.resolve() in (mask.resolve(), shown.resolve()):
             raise DataError(f"{picture}: its result would overwrite it; choose another --out")
         if mask.exists() and not shown.exists():
             raise DataError(f"{mask}: is there already and was not written by predict; choose another --out")
+        pictures[name] = picture
+    return pictures
 
 
-def write_samples(folder: Path, trained: Trained, dataset: Dataset, indices: Sequence[int]) -> None:
-    """Draw image, truth and prediction side by side with the IoU printed, a PNG a sample."""
+def _maps(
+    trained: Trained, pictures: Mapping[str, Path], tile: int, overlap: float, flips: bool, batch_size: int
+) -> Iterator[tuple[str, Iterable[Tensor] | DataError]]:
+    """Of each picture its logits (resized, no flips) or probabilities as bands from the top, or why it cannot be read."""
+    normalizer, names = trained.normalizer(), [*pictures]
+    size, at_once = (None, 1) if tile else (trained.size, batch_size)
+    for start in range(0, len(names), at_once):
+        seen: dict[str, np.ndarray] = {}
+        for name in names[start : start + at_once]:
+            try:
+                seen[name] = load_image(pictures[name], size, channels=trained.channels, wide=trained.wide)
+            except DataError as error:
+                yield name, error
+        if tile:
+            for name, image in seen.items():
+                yield name, tiled(trained, image, normalizer, tile, overlap, flips, batch_size)
+        elif seen:
+            images = np.stack([*seen.values()])
+            maps = flipped_mean(trained, images, normalizer) if flips else trained.logits(images, normalizer)
+            for i, name in enumerate(seen):
+                yield name, _bands(Tensor(maps.data[i : i + 1]), image_header(pictures[name]).size[::-1])
+
+
+def _bands(small: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+    """A (1, K, S, S) map at another size, some rows at a time."""
+    full = small if small.shape[2:] == size else F.interpolate(small, size=size, mode="bilinear")
+    for top in range(0, size[0], BAND):
+        band = full.data[0, top : top + BAND]
+        yield Tensor(band.view(1, *band.shape))
+
+
+def _fill(mask: np.ndarray, store: h5py.Dataset | None, bands: Iterable[Tensor], *, logits: bool) -> None:
+    """The likeliest class of each pixel into `mask` (H, W), the probabilities into `store` (K, H, W), band by band."""
+    height, width = mask.shape
+    top = 0
+    for band in bands:
+        classes = Tensor(argmax_fwd(band.data, dtype=torch.uint8)).numpy()[0]
+        below = min(top + len(classes), height)
+        mask[top:below] = classes[: below - top, :width]
+        if store is not None:
+            values = F.softmax(band, dim=1) if logits else band
+            store[:, top:below] = values.numpy()[0, :, : below - top, :width]
+        top = below
+
+
+def write_samples(
+    folder: Path, trained: Trained, dataset: Dataset, indices: Sequence[int], names: Sequence[str] = ()
+) -> None:
+    """Draw image, truth and prediction side by side with the IoU printed, a PNG a sample.
+
+    `names` are the files', without `.png`; by default those of the images.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    names = names or [dataset.names[index] for index in indices]
     pairs = [dataset.sample(index) for index in indices]
-    normalizer = Normalizer(trained.card["mean"], trained.card["std"], dataset.scale)
-    found = predict_classes(trained, np.stack([image for image, _ in pairs]), None, normalizer)
-    for index, (image, truth), prediction in zip(indices, pairs, found, strict=True):
+    logits = trained.logits(np.stack([image for image, _ in pairs]), trained.normalizer(dataset.scale))
+    found = Tensor(argmax_fwd(logits.data, dtype=torch.uint8)).numpy()
+    for name, (image, truth), prediction in zip(names, pairs, found, strict=True):
         counted = truth < len(trained.class_names)
         classes = len(trained.class_names)
         pixels = truth[counted].astype(np.int64) * classes + prediction[counted]
@@ -134,4 +206,4 @@ def write_samples(folder: Path, trained: Trained, dataset: Dataset, indices: Seq
         shown = image if image.dtype == np.uint8 else (image // 257).astype(np.uint8)
         shown = np.broadcast_to(shown, (*shown.shape[:2], 3))
         score = f"IoU {Metrics.from_matrix(matrix.tolist()).iou:.3f}"
-        side_by_side(shown, truth, prediction, trained.palette, score).save(folder / f"{dataset.names[index]}.png")
+        side_by_side(shown, truth, prediction, trained.palette, score).save(folder / f"{name}.png")

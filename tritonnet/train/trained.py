@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tritonnet import io, models
+from tritonnet.autograd import Tensor, precision
 from tritonnet.data import MaskMapping
 from tritonnet.io import ModelFileError
+from tritonnet.kernels import runtime
 from tritonnet.kernels.runtime import INTERPRET
-from tritonnet.train.batches import Normalizer
+from tritonnet.nn import functional as F
+from tritonnet.train.batches import Normalizer, to_device
 
 __all__ = ["Trained"]
 
@@ -59,6 +63,11 @@ class Trained:
         return int(self.card["data"]["size"])
 
     @property
+    def least(self) -> int:
+        """The smallest side of an image, in pixels, that the network takes."""
+        return 1 << int(self.network.config.get("depth", 2))  # the poster's network halves it twice
+
+    @property
     def channels(self) -> int:
         """Channels of an input image."""
         return int(self.card["data"]["channels"])
@@ -93,9 +102,21 @@ class Trained:
         """What to compute in: as in training, but fp32 on the interpreter, which knows no other."""
         return "fp32" if INTERPRET else str(self.card["precision"])
 
-    def normalizer(self) -> Normalizer:
-        """Makes the network's input of images."""
-        return Normalizer(self.card["mean"], self.card["std"], float(self.card["data"]["scale"]))
+    def normalizer(self, scale: float | None = None) -> Normalizer:
+        """Makes the network's input of images; `scale` in place of their own, for images of another bit depth."""
+        return Normalizer(self.card["mean"], self.card["std"], scale or float(self.card["data"]["scale"]))
+
+    def logits(self, images: np.ndarray, normalizer: Normalizer) -> Tensor:
+        """A number for every class of every pixel, whose softmax is its probability; a sigmoid's logit z is (0, z).
+
+        Shape: images (N, H, W, channels) uint8 or uint16 -> (N, K, H, W) float32 for K classes.
+        """
+        pixels = to_device(images if images.dtype == np.uint8 else images.astype(np.int32))
+        with self.network.evaluating(), precision(self.precision):
+            logits = self.network(normalizer(pixels)).to(torch.float32)
+        if self.outputs == 1:
+            logits = F.cat((Tensor(runtime.zeros(tuple(logits.data.shape), logits.dtype)), logits), dim=1)
+        return logits  # type: ignore[no-any-return]
 
     def save(
         self,

@@ -1,0 +1,60 @@
+"""Evaluation beside its numbers: classes that do not fit, the best and worst images, the pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import fresh_model, regions
+from PIL import Image
+
+from tritonnet.data import DataError
+from tritonnet.train import Metrics, evaluate
+from tritonnet.train.evaluation import extremes, write_pictures
+
+
+def folder(root: Path, *values: int, count: int = 4) -> str:
+    """Pictures of noise with masks of these values."""
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for i in range(count):
+        Image.fromarray(regions(16, 16, 3, seed=i)).save(root / "images" / f"{i}.png")
+        mask = np.array(values, np.uint8)[regions(16, 16, seed=i + 9) % len(values)]
+        Image.fromarray(mask).save(root / "masks" / f"{i}.png")
+    return str(root)
+
+
+def test_best_and_worst_images_are_drawn(tmp_path: Path) -> None:
+    trained = fresh_model()
+    dataset, metrics = evaluate(trained, folder(tmp_path / "data", 0, 1), split="all")
+    worst, best = extremes(metrics)
+    assert len(worst) == len(best) == 2
+    assert sorted(metrics.image_iou, key=lambda name: metrics.image_iou[name]) == worst + best[::-1]
+    for stale in ("worst_4.png", "mine.png"):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / stale).write_bytes(b"")
+    write_pictures(tmp_path / "out", trained, dataset, metrics)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "confusion_matrix.png", "worst_1.png", "worst_2.png", "best_1.png", "best_2.png", "mine.png",
+    }  # fmt: skip
+    with Image.open(tmp_path / "out" / "worst_1.png") as sheet:
+        shown = np.asarray(sheet.convert("RGB"))[18:274:16, :256:16]  # the picture's pixels, each 16 x 16 large
+    assert np.array_equal(shown, regions(16, 16, 3, seed=int(worst[0])))
+
+
+def test_images_without_a_score_are_neither_best_nor_worst() -> None:
+    scores = {"a": 0.5, "b": float("nan"), "c": 0.25}
+    assert extremes(Metrics(*(0.0,) * 3, *((),) * 5, scores)) == (["c"], ["a"])
+    assert extremes(Metrics(*(0.0,) * 3, *((),) * 5, {"b": float("nan")})) == ([], [])
+
+
+def test_another_number_of_classes_is_named(tmp_path: Path) -> None:
+    three, two = folder(tmp_path / "three", 0, 1, 2), folder(tmp_path / "two", 0, 1)
+    with pytest.raises(DataError, match=r"three: the model knows 2 classes \(class 0, class 1\), the masks hold 3"):
+        evaluate(fresh_model(2), three, split="all")
+    evaluate(fresh_model(3), two, split="all")  # a class may be missing from a folder
+    trained = fresh_model(2)
+    trained.card["data"]["mask_mapping"] = {"rule": "threshold", "classes": 2, "values": {}}
+    with pytest.raises(DataError, match="the model knows 2 classes"):  # 0, 1 and 2 would all be class 0
+        evaluate(trained, three, split="all")
+    with pytest.raises(DataError, match="mask value 255 is no class"):
+        evaluate(fresh_model(2), folder(tmp_path / "other", 0, 255), split="all")
