@@ -202,6 +202,17 @@ def test_optimizer_computes_nothing_with_torch(name: str, g: SimpleNamespace, mo
     assert not watch.computed, watch.computed
 
 
+def test_clipping_and_averaging_compute_nothing_with_torch(g: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.BatchNorm2d(3)
+    averaged = optim.swa_utils.AveragedModel(layer)
+    with watching(monkeypatch) as watch:
+        layer(g.x).sum().backward()
+        nn.utils.clip_grad_norm_(layer.parameters(), 0.1)
+        averaged.update_parameters(layer)
+        averaged(g.x)
+    assert not watch.computed, watch.computed
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_training_computes_nothing_with_torch(name: str, g: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Input conversion, forward, loss, backward, optimizer, metric, prediction: one step of training and its evaluation."""
