@@ -146,7 +146,7 @@ def train(
         return
     given_file = Config.read(chosen.pop("config")) if config else {}
     start = {**given_file, **chosen}.get("init")
-    settings = Config.for_machine(**{**(network_of(start) if start else {}), **given_file, **chosen})
+    settings = Config.for_machine(**{**(network_of(str(start)) if start else {}), **given_file, **chosen})
     _finish(_run(lambda: train_network(settings, listener())))
 
 

@@ -172,7 +172,7 @@ class LinearLR(LRScheduler):
         return base * (self.start_factor + (self.end_factor - self.start_factor) * done)
 
 
-class ReduceLROnPlateau:
+class ReduceLROnPlateau(LRScheduler):
     """Multiply the rate by `factor` once a number has not become better for more than `patience` epochs.
 
     Args:
@@ -209,7 +209,7 @@ class ReduceLROnPlateau:
         self.best = math.inf if mode == "min" else -math.inf
         self.num_bad_epochs = self.cooldown_counter = self.last_epoch = 0
 
-    def step(self, metrics: float) -> None:
+    def step(self, metrics: float) -> None:  # type: ignore[override]
         """Look at an epoch's number, which waits for the device if it is a Tensor's."""
         value = float(metrics)
         self.last_epoch += 1
@@ -231,18 +231,6 @@ class ReduceLROnPlateau:
         step = sign * self.threshold
         bar = self.best * (1.0 - step) if self.threshold_mode == "rel" else self.best - step
         return sign * value < sign * bar
-
-    def get_last_lr(self) -> list[float]:
-        """The present learning rates, one a group."""
-        return [group["lr"] for group in self.optimizer.param_groups]
-
-    def state_dict(self) -> dict[str, Any]:
-        """All but the optimizer."""
-        return {k: v for k, v in vars(self).items() if k != "optimizer"}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from where `state_dict()` was taken."""
-        vars(self).update({k: v for k, v in state_dict.items() if k in self.state_dict()})
 
 
 class LambdaLR(LRScheduler):

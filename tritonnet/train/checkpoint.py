@@ -9,6 +9,7 @@ from tritonnet import io
 from tritonnet.data import DataError
 from tritonnet.kernels import tile_table
 from tritonnet.ops.random import get_state, set_state
+from tritonnet.train.batches import to_device
 from tritonnet.train.pictures import draw_curves
 
 if TYPE_CHECKING:
@@ -71,12 +72,13 @@ def restore(run: "Training") -> None:
     positions = {name: index for index, (name, _) in enumerate(run.network.named_parameters())}
     slots = {s: {positions[name]: array for name, array in arrays.items()} for s, arrays in file.optimizer.items()}
     run.optimizer.load_state_slots(slots)
-    run.history = run.folder.read_metrics(int(progress["epoch"]))
+    run.history = run.folder.read_metrics(int(progress["epoch"])) if progress["epoch"] else []
     run.best = run.history[int(progress["best"]) - 1] if progress["best"] else None
     for row in run.history:
         run.schedule.epoch(row)
     run.steps_done, run.position, run.rate = int(progress["step"]), int(progress["position"]), progress["learning_rate"]
-    run.write_losses(progress["losses"], progress["images"])
+    run.images = progress["images"]
+    run.losses[: len(run.images)].copy_(to_device(np.array(progress["losses"], np.float32)))
     run.before = progress.get("seconds", run.history[-1]["seconds"] if run.history else 0.0)
     if "random" in progress:
         seed, offset = progress["random"]

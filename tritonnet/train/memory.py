@@ -2,19 +2,27 @@
 
 import gc
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from tritonnet.kernels import runtime
 
-__all__ = ["advice", "available", "peak", "ran_out"]
+__all__ = ["advice", "available", "guarded", "peak"]
 
 GIB = 2**30
+T = TypeVar("T")
 
 
-def ran_out(error: RuntimeError) -> bool:
-    """Whether memory ran out; a recording that fails for that may say so only in the error before."""
-    return isinstance(error, torch.OutOfMemoryError) or isinstance(error.__context__, torch.OutOfMemoryError)
+def guarded(step: Callable[[], T]) -> T | None:
+    """What `step` returns, or None if memory ran out; nothing holds the step's buffers then."""
+    try:
+        return step()
+    except RuntimeError as error:
+        # a recording that fails for that may say so only in the error before
+        if not any(isinstance(e, torch.OutOfMemoryError) for e in (error, error.__context__)):
+            raise
+    return None
 
 
 def available() -> int:
@@ -31,11 +39,7 @@ def peak(step: Callable[[], object]) -> int | None:
     if gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    try:
-        step()
-    except RuntimeError as error:
-        if not ran_out(error):
-            raise
+    if guarded(step) is None:
         return None
     return int(torch.cuda.max_memory_allocated()) if gpu else 0
 

@@ -9,7 +9,6 @@ ends with the bits of one that was never stopped.
 import math
 import shlex
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 from tritonnet import models
-from tritonnet.autograd import Tensor, no_grad, precision
+from tritonnet.autograd import Tensor, precision
 from tritonnet.data import IGNORE, Loader, channel_statistics
 from tritonnet.data.loader import Batch
 from tritonnet.kernels import fault, runtime
@@ -99,67 +98,53 @@ class Training:
         )
         self.val_loader = Loader(self.dataset, self.val_indices, config.batch_size, shuffle=False)
         self.schedule = Schedule(config, self.optimizer, len(self.loader))
-        self.stop, self.busy = Stop(), False  # busy: in the middle of a step
+        self.stop, self.busy = Stop(), False  # busy: what is held now must not be saved
         self.history: list[Row] = []
         self.best: Row | None = None
         self.best_state: dict[str, Tensor] | None = None  # the weights of `best`, until best.h5 holds them
         self.steps_done, self.position = 0, 0  # position: images of the present epoch that were taken
         self.losses = runtime.empty((len(self.loader),), torch.float32)  # of its steps
-        self.images: list[int] = []  # how many each of these steps saw
+        self.images: list[int] = []  # that each of these steps learnt from
         self.rate = 0.0  # the learning rate of the last step
         self.clock: float | None = None  # when the first step was over
         self.before, self.start = 0.0, time.perf_counter()  # seconds of the run until it was stopped; the present start
 
     # --- a step ---
 
-    def step(self, images: torch.Tensor, masks: torch.Tensor, shares: torch.Tensor | None = None) -> Tensor:
+    def step(self, images: torch.Tensor, masks: torch.Tensor, shares: torch.Tensor) -> Tensor:
         """One update from buffers of images (N, S, S, C) and masks (N, S, S) uint8; the loss stays on the device.
 
-        With `shares` the images are taken `batch_size` at a time, and the gradients and losses added in these shares.
+        The images are taken `batch_size` at a time, and their losses and gradients added in the `shares` (parts,).
         """
-        total: Tensor | None = None
+        losses = []
         for number, first in enumerate(range(0, len(images), self.config.batch_size)):
-            part = slice(first, first + self.config.batch_size)
+            part, share = slice(first, first + self.config.batch_size), Tensor(shares[number])
             loss = self.objective.loss(self.network(self.normalizer(images[part])), Tensor(masks[part]))
-            share = None if shares is None else Tensor(shares[number])
             loss.backward(share)
-            with no_grad():
-                loss = loss.detach() if share is None else loss.detach() * share
-                total = loss if total is None else total + loss
-        assert total is not None
+            losses.append(loss.detach() * share)
         if self.config.clip:
             clip_grad_norm_(self.network.parameters(), self.config.clip)
         self.optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.network)
         self.optimizer.zero_grad()
-        return total
+        return sum(losses[1:], losses[0])
 
     def update(self, batch: Batch) -> None:
-        """Make the step of a batch, unless none of its pixels counts: a mean over nothing is NaN."""
+        """Make the step of a batch, without the parts of it in which no pixel counts: a mean over nothing is NaN."""
         size = self.config.batch_size
-        parts = [slice(first, first + size) for first in range(0, len(batch.images), size)]
-        counts = [int((batch.masks[part] != IGNORE).sum()) for part in parts]
-        images, masks = batch.images, batch.masks
-        if not all(counts):
-            kept = [part for part, count in zip(parts, counts, strict=True) if count]
-            if not kept:
-                return
-            images, masks = (np.concatenate([array[part] for part in kept]) for array in (images, masks))
-        buffers = [to_device(images), to_device(masks)]
-        if self.config.accumulate > 1:  # a part's loss is a mean over its pixels, the whole one over all
-            shares = [count / sum(counts) for count in counts if count]
-            buffers.append(to_device(np.array(shares, np.float32)))
-        self.rate = self.schedule.rate(self.steps_done, self.time_passed())
-        self.schedule.set(self.rate)
-        try:
-            loss = self.captured(*buffers)
-        except RuntimeError as error:
-            if not memory.ran_out(error):
-                raise
-            loss = None
-        if loss is None:  # outside the handler, where nothing holds on to the step's buffers
-            self.refuse_batch(images, masks)
+        parts = [batch.masks[first : first + size] for first in range(0, len(batch.masks), size)]
+        counts = np.array([(part != IGNORE).sum() for part in parts])
+        live = np.repeat(counts > 0, size)[: len(batch.masks)]
+        images, masks = (array if live.all() else array[live] for array in (batch.images, batch.masks))
+        loss = Tensor(runtime.zeros((), torch.float32))
+        if len(images):
+            # a part's loss is a mean over its pixels, the whole one over all
+            shares = (counts[counts > 0] / counts.sum()).astype(np.float32)
+            self.rate = self.schedule.rate(self.steps_done, self.time_passed())
+            self.schedule.set(self.rate)
+            found = memory.guarded(lambda: self.captured(*map(to_device, (images, masks, shares))))
+            loss = self.refuse_batch(images, masks) if found is None else found
         self.losses[len(self.images)].copy_(loss.data)
         self.images.append(len(images))
 
@@ -169,7 +154,8 @@ class Training:
 
         def attempt(count: int) -> int | None:
             self.optimizer.zero_grad()
-            return memory.peak(lambda: self.step(to_device(images[:count]), to_device(masks[:count])))
+            parts = (images[:count], masks[:count], np.ones(1, np.float32))
+            return memory.peak(lambda: self.step(*map(to_device, parts)))
 
         size = min(self.config.batch_size, len(images))
         runtime.refuse("train", memory.advice(attempt, size, self.config.accumulate, memory.available()))
@@ -201,12 +187,6 @@ class Training:
             bad = next((number for number, loss in enumerate(losses) if not math.isfinite(loss)), None)
             raise self.advised(error, None if bad is None else self.steps_done - count + bad) from None
         return losses
-
-    def write_losses(self, losses: Sequence[float], images: Sequence[int]) -> None:
-        """Take up what `read_losses` gave."""
-        self.images = list(images)
-        if losses:
-            self.losses[: len(losses)].copy_(to_device(np.array(losses, np.float32)))
 
     def advised(self, error: Fault, step: int | None) -> Fault:
         """The error with where it was, what to try, and what is kept."""
@@ -253,12 +233,14 @@ class Training:
         while not over:
             row = self.epoch(len(self.history))
             row["seconds"] = self.seconds()
+            self.busy = True
             self.history.append(row)
             self.position, self.images = 0, []
             self.steps_done = len(self.history) * len(self.loader)  # the time limit may have left some out
             self.schedule.epoch(row)
             if better(row, self.best):
                 self.best, self.best_state = row, _copies(self.shown())
+            self.busy = False
             self.folder.write_metrics(self.history)
             self.listener.epoch(row)
             over = self.over()
@@ -281,7 +263,7 @@ class Training:
     def epoch(self, epoch: int) -> Row:
         """Train on the images of an epoch that are left, then validate; a row of metrics.csv but for `seconds`."""
         start = looked = time.perf_counter()
-        taken = sum(self.images)
+        taken = self.position
         self.network.train()
         for batch in self.loader.epoch(epoch, self.position):
             self.busy = True
@@ -293,7 +275,7 @@ class Training:
                     torch.cuda.synchronize()
                 self.clock = time.perf_counter()
             now = time.perf_counter()
-            self.listener.step(self.steps_done, (sum(self.images) - taken) / (now - start))
+            self.listener.step(self.steps_done, (self.position - taken) / (now - start))
             self.stop.check()
             if now - looked > LOOK_SECONDS:
                 self.read_losses()
@@ -301,7 +283,7 @@ class Training:
             if self.time_passed() > 1.0:
                 break
         losses = self.read_losses()
-        speed = (sum(self.images) - taken) / (time.perf_counter() - start)
+        speed = (self.position - taken) / (time.perf_counter() - start)
         train_loss = math.fsum(map(math.prod, zip(losses, self.images, strict=True))) / max(sum(self.images), 1)
         try:
             val_loss, metrics = score(self.shown(), self.normalizer, self.val_loader, self.objective)
