@@ -8,12 +8,14 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small import train_small
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tritonnet as tn
@@ -21,8 +23,11 @@ from tritonnet import models, nn, ops, optim
 from tritonnet.kernels import runtime
 from tritonnet.kernels.fill import fill
 from tritonnet.nn import functional as F
+from tritonnet.train import Config, Listener
 from tritonnet.train.batches import Normalizer, to_device
+from tritonnet.train.folder import RunFolder
 from tritonnet.train.objective import Objective
+from tritonnet.train.training import Training
 
 ALLOWED = {
     "empty", "empty_strided", "new_empty", "set_",  # memory
@@ -234,6 +239,19 @@ def test_training_computes_nothing_with_torch(name: str, g: SimpleNamespace, mon
         loss.item()
         matrix.numpy()
         network.predict(g.images)
+    assert not watch.computed, watch.computed
+
+
+def test_the_programs_step_computes_nothing_with_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all that can be asked for: parts of a batch, clipping, averages, a schedule; and the losses read."""
+    train_small(monkeypatch)
+    config = Config(depth=1, size=8, cells=5, batch_size=1, accumulate=2, clip=0.1, ema=0.9, warmup=2)
+    training = Training(config, RunFolder(tmp_path / "run", fresh=True), Listener())
+    with watching(monkeypatch) as watch:
+        for batch in training.loader.epoch(0):
+            training.update(batch)
+        assert len(training.read_losses()) == 2
+        training.shown()
     assert not watch.computed, watch.computed
 
 

@@ -66,4 +66,4 @@ def initialise(network: Module, path: str | Path, tell: Callable[[str], None]) -
         )
     network.load_state_dict(fit, strict=False)
     rest = f"; starts anew: {'; '.join(anew)}" if anew else ""
-    tell(f"from {path}: {len(fit)} of {len(own)} tensors, {taken / whole:.1%} of the numbers{rest}")
+    tell(f"from {path}: {len(fit)} of {len(own)} tensors, {taken:,} of {whole:,} numbers{rest}")
