@@ -104,7 +104,9 @@ def test_refuses() -> None:
         "total_iters must be at least 1 and power above 0, got 0": lambda: lr_scheduler.PolynomialLR(ours, 0),
         "start_factor must be above 0 to 1": lambda: lr_scheduler.LinearLR(ours, 0.0),
         "total_iters must be at least 1, got 0": lambda: lr_scheduler.LinearLR(ours, total_iters=0),
-        "mode must be min or max, got 'low'": lambda: lr_scheduler.ReduceLROnPlateau(ours, "low"),
+        "mode must be min or max and threshold_mode rel or abs, got 'low'": lambda: lr_scheduler.ReduceLROnPlateau(
+            ours, "low"
+        ),
         "factor must be below 1": lambda: lr_scheduler.ReduceLROnPlateau(ours, factor=1.0),
         "optimizer must be a tritonnet Optimizer, got SGD": lambda: lr_scheduler.StepLR(theirs, 2),
     }

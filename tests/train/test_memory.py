@@ -73,3 +73,16 @@ def test_other_errors_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Training, "step", broken)
     with pytest.raises(RuntimeError, match="something else"):
         train(replace(Config(depth=1, size=8, epochs=1, cells=5), out=str(tmp_path / "run")), Listener())
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_is_full(tmp_path: Path) -> None:
+    torch.cuda.set_per_process_memory_fraction(2 * GIB / torch.cuda.mem_get_info()[1])
+    config = Config(size=256, batch_size=56, epochs=1, cells=70, out=str(tmp_path / "run"))
+    try:
+        with pytest.raises(
+            Refused, match=r"which need about \d+\.\d GiB, got .*; the largest batch that fits is \d+: use"
+        ):
+            train(config, Listener())
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

@@ -196,12 +196,9 @@ class ReduceLROnPlateau(LRScheduler):
     ) -> None:  # fmt: skip
         groups = len(optimizer.param_groups)
         self.min_lrs = [min_lr] * groups if isinstance(min_lr, int | float) else list(min_lr)
-        for what, value, allowed in (
-            ("mode", mode, ("min", "max")),
-            ("threshold_mode", threshold_mode, ("rel", "abs")),
-        ):
-            if value not in allowed:
-                refuse("ReduceLROnPlateau", f"{what} must be {' or '.join(allowed)}, got {value!r}")
+        if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
+            got = f"{mode!r} and {threshold_mode!r}"
+            refuse("ReduceLROnPlateau", f"mode must be min or max and threshold_mode rel or abs, got {got}")
         if not factor < 1.0 or len(self.min_lrs) != groups:
             refuse("ReduceLROnPlateau", f"factor must be below 1 and min_lr one a group, got {factor} and {min_lr}")
         self.optimizer, self.mode, self.factor, self.patience = optimizer, mode, factor, patience

@@ -48,7 +48,7 @@ HELP = {
     "decay_factor": "of a fall of schedule step and plateau",
     "power": "of schedule polynomial",
     "clip": "scale the gradients down to this norm, of all parameters together; 0: never",
-    "accumulate": "batches a step; as one batch so many times as large, but for batch norm, which sees each by itself",
+    "accumulate": "batches a step, as one so many times as large; batch norm, dice and class weights see each by itself",
     "ema": "decay of a running average of the weights, such as 0.999, which is then validated and kept in best.h5; 0: none",
     "patience": "stop after so many epochs without a higher validation IoU; 0: never",
     "init": "start from this model's weights (best.h5, .pth, .safetensors), with other classes too",
