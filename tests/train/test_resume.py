@@ -11,6 +11,7 @@ import pytest
 from small import train_small
 
 from tritonnet import io
+from tritonnet.data import DataError
 from tritonnet.kernels.fault import Fault
 from tritonnet.train import Config, Listener, resume, train
 from tritonnet.train.training import Training
@@ -82,6 +83,15 @@ def test_stopped_after_every_step_ends_with_the_same_bits(case: str, tmp_path: P
         assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
     assert table(whole) == table(run)
     assert ("average/n_averaged" in arrays(run / "last.h5")) == (case == "adam")
+
+
+def test_refuses_another_batch(tmp_path: Path) -> None:
+    config = replace(TINY, out=str(tmp_path / "run"))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, Quiet(at=1))
+    replace(config, accumulate=1).save(tmp_path / "run" / "config.toml")
+    with pytest.raises(DataError, match=r"config\.toml: accumulate must be 2, as it was, got 1"):
+        resume(tmp_path / "run", Quiet())
 
 
 def test_a_second_signal_within_a_step_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,10 @@ def restore(run: "Training") -> None:
     now = json.loads(json.dumps(run.trained.card))  # tuples become lists, as in the file
     if any(file.config[key] != now[key] for key in ("data", "mean", "std")):
         raise DataError(f"{run.config.data}: the images or masks changed since the run was stopped; start a new run")
+    for name in ("batch_size", "accumulate", "seed"):  # they decide what a step is
+        was = file.config["run"].get(name, now["run"][name])
+        if was != now["run"][name]:
+            raise DataError(f"{run.folder.config}: {name} must be {was}, as it was, got {now['run'][name]}")
     progress: dict[str, Any] = {"losses": [], "images": [], "learning_rate": 0.0, **file.progress}
     if progress["best"]:
         io.load_model(run.folder.best, training=False)  # the run ends with it: refuse a lost or damaged one now
