@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from pictures import write_folder
 from PIL import Image
+from small import train_small
 
 from tritonnet.cli import main
 from tritonnet.kernels.runtime import INTERPRET
+from tritonnet.train import Config, Listener
 
 QUICK = (
     *("--model", "unet", "--base-channels", "4", "--depth", "1", "--size", "16"),
@@ -109,6 +112,46 @@ def test_resume_of_a_finished_run(trained: Path, capsys: pytest.CaptureFixture[s
     assert "best validation IoU" in capsys.readouterr().out
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """What `train` would have trained."""
+    configs: list[Config] = []
+
+    def keep(config: Config, *_: object) -> None:
+        configs.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("tritonnet.cli.app"), "train_network", keep)
+    return configs
+
+
+def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path, asked: list[Config]) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("epochs = 7\nlr = 0.5\nclip = 0.25\n")
+    assert run("train", "--config", file, "--lr", "0.125") == 130
+    (config,) = asked
+    assert (config.epochs, config.lr, config.clip, config.momentum) == (7, 0.125, 0.25, 0.9)
+    assert config == Config.for_machine(epochs=7, lr=0.125, clip=0.25)
+
+
+def test_init_brings_its_network(trained: Path, asked: list[Config]) -> None:
+    assert run("train", "--init", trained / "best.h5") == 130
+    assert run("train", "--init", trained / "best.h5", "--size", "48") == 130
+    for config, size in zip(asked, (16, 48), strict=True):
+        assert (config.model, config.base_channels, config.depth, config.size) == ("unet", 4, 1, size)
+        assert config.init == str(trained / "best.h5")
+
+
+def test_sigterm_saves_and_exits_with_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_small(monkeypatch)
+    monkeypatch.setattr(Listener, "step", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert run("train", *QUICK, "--out", tmp_path / "run") == 128 + signal.SIGTERM
+    out = capsys.readouterr().out
+    assert f"stopped after step 1 and saved; go on with: tritonnet train --resume {tmp_path / 'run'}" in out
+
+
 def test_summary(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("summary", "--model", "poster") == 0
     assert "176,192" in capsys.readouterr().out
@@ -183,6 +226,9 @@ MISTAKES = {
     "no-model": (("predict", "none.h5", "x.png"), "none.h5"),
     "no-argument": (("predict",), "Missing argument"),
     "no-run": (("train", "--resume", "nowhere"), "must be a run folder"),
+    "bad-config": (("train", "--config", "README"), "README must be TOML"),
+    "no-config": (("train", "--config", "none.toml"), "none.toml must be a file such as the config.toml"),
+    "no-init": (("train", *QUICK, "--init", "none.h5"), "none.h5: no such file"),
     "resume-with-options": (("train", "--resume", "run", "--size", "8"), "leave out --size"),
     "bad-split": (("evaluate", "MODEL", "--split", "best"), "split must be one of"),
     "no-picture": (("predict", "MODEL", "nowhere.png"), "nowhere.png"),

@@ -8,6 +8,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import fresh_model, regions
+from small import train_small
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tritonnet as tn
@@ -23,9 +25,12 @@ from tritonnet.kernels import runtime
 from tritonnet.kernels.batch_norm import Norm
 from tritonnet.kernels.fill import fill
 from tritonnet.nn import functional as F
+from tritonnet.train import Config, Listener
 from tritonnet.train.batches import Normalizer, to_device
+from tritonnet.train.folder import RunFolder
 from tritonnet.train.objective import Objective
 from tritonnet.train.tiling import flipped_mean, tiled
+from tritonnet.train.training import Training
 
 ALLOWED = {
     "empty", "empty_strided", "new_empty", "set_",  # memory
@@ -214,6 +219,17 @@ def test_optimizer_computes_nothing_with_torch(name: str, g: SimpleNamespace, mo
     assert not watch.computed, watch.computed
 
 
+def test_clipping_and_averaging_compute_nothing_with_torch(g: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.BatchNorm2d(3)
+    averaged = optim.swa_utils.AveragedModel(layer)
+    with watching(monkeypatch) as watch:
+        layer(g.x).sum().backward()
+        nn.utils.clip_grad_norm_(layer.parameters(), 0.1)
+        averaged.update_parameters(layer)
+        averaged(g.x)
+    assert not watch.computed, watch.computed
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_training_computes_nothing_with_torch(name: str, g: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Input conversion, forward, loss, backward, optimizer, metric, prediction: one step of training and its evaluation."""
@@ -246,6 +262,19 @@ def test_tiled_prediction_computes_nothing_with_torch(monkeypatch: pytest.Monkey
         for band in tiled(trained, image, normalizer, 16, 0.25, True, 2):
             band.numpy()
         F.interpolate(flipped_mean(trained, image[None, :16, :16], normalizer), size=(5, 7), mode="bilinear").numpy()
+    assert not watch.computed, watch.computed
+
+
+def test_the_programs_step_computes_nothing_with_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all that can be asked for: parts of a batch, clipping, averages, a schedule; and the losses read."""
+    train_small(monkeypatch)
+    config = Config(depth=1, size=8, cells=5, batch_size=1, accumulate=2, clip=0.1, ema=0.9, warmup=2)
+    training = Training(config, RunFolder(tmp_path / "run", fresh=True), Listener())
+    with watching(monkeypatch) as watch:
+        for batch in training.loader.epoch(0):
+            training.update(batch)
+        assert len(training.read_losses()) == 2
+        training.shown()
     assert not watch.computed, watch.computed
 
 

@@ -9,6 +9,7 @@ import torch
 from tritonnet.kernels.adam import adam_step
 from tritonnet.kernels.add import add_fwd
 from tritonnet.kernels.argmax import argmax_fwd
+from tritonnet.kernels.average import average_update
 from tritonnet.kernels.avg_pool2d import avg_pool2d_bwd, avg_pool2d_fwd
 from tritonnet.kernels.batch_norm import Norm, batch_norm_bwd, batch_norm_fwd
 from tritonnet.kernels.batch_norm_pool import batch_norm_pool_bwd, batch_norm_pool_fwd
@@ -16,6 +17,7 @@ from tritonnet.kernels.batch_norm_stats import Running, batch_norm_merge, batch_
 from tritonnet.kernels.binary_cross_entropy import binary_cross_entropy_fwd
 from tritonnet.kernels.blend import blend
 from tritonnet.kernels.cat import cat_fwd
+from tritonnet.kernels.clip_grad_norm import clip_grad_norm
 from tritonnet.kernels.confusion_matrix import confusion_matrix
 from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad, output_size
 from tritonnet.kernels.convert import cast, copy, image_input, nchw_to_nhwc, nhwc_to_nchw
@@ -294,6 +296,13 @@ def optimizers(p: Precision) -> None:
         )  # fmt: skip
 
 
+def averages(p: Precision) -> None:
+    weights = [buffer(n) for n in (9 * 64 * 64, 17, 1)]
+    clip_grad_norm(Tables(), weights, 1.0)
+    for decay in (0.999, None):
+        average_update(Tables(), weights, weights, buffer(1, dtype=torch.int64)[0], decay)
+
+
 def randoms(p: Precision) -> None:
     uniform(buffer(1001, dtype=p.dtype), 2**40, 7, 0.0, 1.0)
     normal(buffer(1001, dtype=p.dtype), 1, 0, 0.0, 1.0)
@@ -320,6 +329,7 @@ CASES: dict[str, tuple[Callable[[Precision], object], tuple[str, ...]]] = {
     "head": (heads, GEMM),
     "pool": (pools, STORED),
     "optim": (optimizers, STORED),
+    "average-clip_grad_norm": (averages, ONCE),
     "softmax": (softmaxes, STORED),
     "cross_entropy": (cross_entropies, STORED),
     "binary_cross_entropy": (binary_cross_entropies, STORED),

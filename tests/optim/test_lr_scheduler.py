@@ -16,6 +16,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cosine-floor": ("CosineAnnealingLR", {"T_max": 7, "eta_min": 0.01}),
     "step": ("StepLR", {"step_size": 3}),
     "step-gamma": ("StepLR", {"step_size": 1, "gamma": 0.7}),
+    "polynomial": ("PolynomialLR", {"total_iters": 9, "power": 0.9}),
+    "polynomial-line": ("PolynomialLR", {}),
+    "linear": ("LinearLR", {}),
+    "linear-down": ("LinearLR", {"start_factor": 1.0, "end_factor": 0.25, "total_iters": 8}),
     "lambda": ("LambdaLR", {"lr_lambda": lambda epoch: 1 / (1 + epoch)}),
     "lambdas": ("LambdaLR", {"lr_lambda": [lambda epoch: 0.5**epoch, lambda epoch: 1 - epoch / 30]}),
 }
@@ -65,6 +69,31 @@ def test_goes_on_from_its_state(case: str) -> None:
     assert whole.get_last_lr() == resumed.get_last_lr() == again.get_last_lr()
 
 
+PLATEAUS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "max": {"mode": "max", "patience": 1, "factor": 0.5},
+    "absolute": {"threshold_mode": "abs", "threshold": 0.2, "patience": 2, "min_lr": [0.001, 0.05]},
+    "cooldown": {"patience": 0, "cooldown": 2, "eps": 1e-3},
+}
+
+
+@pytest.mark.parametrize("case", PLATEAUS)
+def test_plateau_is_torchs(case: str) -> None:
+    ours, theirs = optimizers()
+    mine = lr_scheduler.ReduceLROnPlateau(ours, **PLATEAUS[case])
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(theirs, **PLATEAUS[case])
+    numbers = [1 / (1 + 0.3 * min(epoch, 6)) + 0.05 * (epoch % 3) for epoch in range(40)]
+    for epoch, number in enumerate(numbers):
+        if epoch == 20:  # goes on from its state
+            state, mine = mine.state_dict(), lr_scheduler.ReduceLROnPlateau(ours, **PLATEAUS[case])
+            mine.load_state_dict(state)
+        mine.step(float("nan") if epoch == 9 else number)
+        reference.step(float("nan") if epoch == 9 else number)
+        assert mine.get_last_lr() == pytest.approx([g["lr"] for g in theirs.param_groups], rel=1e-12)
+        assert (mine.num_bad_epochs, mine.best) == (reference.num_bad_epochs, reference.best)
+    assert mine.get_last_lr() != [0.1, 0.3]  # it did fall
+
+
 def test_refuses() -> None:
     ours, theirs = optimizers()
     refusals = {
@@ -72,6 +101,13 @@ def test_refuses() -> None:
         "step_size must be at least 1, got 0": lambda: lr_scheduler.StepLR(ours, 0),
         "lr_lambda must be one function a parameter group, 2, got 1": lambda: lr_scheduler.LambdaLR(ours, [float]),
         "initial_lr must be in every parameter group": lambda: lr_scheduler.StepLR(ours, 2, last_epoch=3),
+        "total_iters must be at least 1 and power above 0, got 0": lambda: lr_scheduler.PolynomialLR(ours, 0),
+        "start_factor must be above 0 to 1": lambda: lr_scheduler.LinearLR(ours, 0.0),
+        "total_iters must be at least 1, got 0": lambda: lr_scheduler.LinearLR(ours, total_iters=0),
+        "mode must be min or max and threshold_mode rel or abs, got 'low'": lambda: lr_scheduler.ReduceLROnPlateau(
+            ours, "low"
+        ),
+        "factor must be below 1": lambda: lr_scheduler.ReduceLROnPlateau(ours, factor=1.0),
         "optimizer must be a tritonnet Optimizer, got SGD": lambda: lr_scheduler.StepLR(theirs, 2),
     }
     for message, call in refusals.items():

@@ -44,6 +44,9 @@ def test_machine_defaults_yield_to_what_was_chosen() -> None:
         ("lr", 0.0, "lr must be above 0"),
         ("lr", float("nan"), "lr must be above 0"),
         ("weight_decay", float("inf"), "weight_decay must be finite, got inf"),
+        ("clip", float("inf"), "clip must be finite, got inf"),
+        ("ema", 1.0, "ema must be from 0 to below 1"),
+        ("accumulate", 0, "accumulate must be at least 1"),
         ("momentum", 1.0, "momentum must be from 0 to below 1"),
         ("size", "large", "size must be int, got 'large'"),
         ("seed", -1, "seed must be at least 0"),
@@ -56,7 +59,8 @@ def test_refuses(field: str, value: object, says: str) -> None:
 
 BAD_FILES = {
     "size = ": "must be TOML",
-    "sise = 3": "must hold only known names, got sise",
+    "sise = 3": r"must hold only known names, got sise; did you mean size\?",
+    "wibble = 3": "must hold only known names, got wibble; there are data, out, model",
     "size = 1.5": "size must be int",
 }
 

@@ -94,6 +94,7 @@ def test_resumed_run_ends_with_the_same_bits(finished: Path, tmp_path: Path) -> 
     with pytest.raises(KeyboardInterrupt):
         train(replace(TINY, out=str(tmp_path / "run")), Stops(at=3))  # in the second of two epochs of two steps
     assert len(table(tmp_path / "run")) == 1
+    assert (io.load_model(tmp_path / "run" / "last.h5").progress or {})["step"] == 3
     resume(tmp_path / "run", Silent())
     assert same(finished / "last.h5", tmp_path / "run" / "last.h5")
     tiles = (io.load_model(tmp_path / "run" / "last.h5").progress or {})["tiles"]

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import sys
 import warnings
 from dataclasses import asdict
@@ -28,6 +29,7 @@ from tritonnet.train import resume as resume_run
 from tritonnet.train import train as train_network
 from tritonnet.train.config import HELP
 from tritonnet.train.evaluation import extremes, write_pictures
+from tritonnet.train.finetune import network_of
 
 __all__ = ["app", "main"]
 
@@ -111,6 +113,12 @@ def train(
         Path | None,
         typer.Option(help="go on with a stopped run folder; leave the other options out, its config.toml has them"),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file of defaults, such as a run's config.toml; options given here win", show_default=False
+        ),
+    ] = None,
     base_channels: Annotated[int | None, _option("base_channels", "64")] = None,
     depth: Annotated[int | None, _option("depth", "4")] = None,
     upsample: Annotated[str | None, _option("upsample", "transposed")] = None,
@@ -118,6 +126,12 @@ def train(
     momentum: Annotated[float | None, _option("momentum", "0.9")] = None,
     weight_decay: Annotated[float | None, _option("weight_decay", "0")] = None,
     schedule: Annotated[str | None, _option("schedule", "cosine")] = None,
+    warmup: Annotated[int | None, _option("warmup", "0")] = None,
+    clip: Annotated[float | None, _option("clip", "0")] = None,
+    accumulate: Annotated[int | None, _option("accumulate", "1")] = None,
+    ema: Annotated[float | None, _option("ema", "0")] = None,
+    patience: Annotated[int | None, _option("patience", "0")] = None,
+    init: Annotated[str | None, _option("init", "")] = None,
     flips: Annotated[bool | None, _option("flips", "on", "--flips/--no-flips")] = None,
     cells: Annotated[int | None, _option("cells", "500; without a GPU 200")] = None,
 ) -> None:
@@ -130,7 +144,11 @@ def train(
     Examples:
     - `tritonnet train --data nuclei` trains with what suits this machine
     - `tritonnet train --data nuclei --size 512 --batch-size 4 --val 0.1 --out runs/large`
+    - `tritonnet train --config runs/001/config.toml --out runs/warm --warmup 500 --clip 1` changes a run
+    - `tritonnet train --data other --init runs/001/best.h5 --lr 1e-4` starts from its weights and network
     - `tritonnet train --resume runs/001` goes on where a stopped run was last saved, to the same bits
+
+    Ctrl-C and SIGTERM save after the step they come in. What has no option stands in config.toml and is set by --config.
 
     The run folder then holds best.h5 (for predict and evaluate), last.h5 (to go on), metrics.csv, curves.png, samples/
     and config.toml.
@@ -145,15 +163,17 @@ def train(
             refuse("train", f"--resume takes its options from the run's config.toml; leave out {given}")
         _finish(_run(lambda: resume_run(resume, listener())))
         return
-    config = Config.for_machine(**chosen)
-    _finish(_run(lambda: train_network(config, listener())))
+    given_file = Config.read(chosen.pop("config")) if config else {}
+    start = {**given_file, **chosen}.get("init")
+    settings = Config.for_machine(**{**(network_of(str(start)) if start else {}), **given_file, **chosen})
+    _finish(_run(lambda: train_network(settings, listener())))
 
 
 def _run(start: Any) -> Run:
     try:
         return start()  # type: ignore[no-any-return]
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:  # its argument is the signal's number
+        raise typer.Exit(128 + int(stop.args[0] if stop.args else signal.SIGINT)) from None
 
 
 def _finish(run: Run) -> None:

@@ -1,7 +1,7 @@
 """Modules, layers, losses and initialisers with torch's names, arguments, defaults and results."""
 
 from tritonnet.autograd import Parameter
-from tritonnet.nn import functional, init
+from tritonnet.nn import functional, init, utils
 from tritonnet.nn.container import ModuleList, Sequential
 from tritonnet.nn.layers import (
     AvgPool2d,
@@ -25,4 +25,5 @@ __all__ = [
     "AvgPool2d", "BCEWithLogitsLoss", "BatchNorm2d", "Conv2d", "ConvTranspose2d", "CrossEntropyLoss", "Flatten",
     "Identity", "IncompatibleKeys", "LogSoftmax", "MaxPool2d", "Module", "ModuleList", "Parameter", "ReLU",
     "Sequential", "Sigmoid", "Softmax", "StateDictError", "Tanh", "Upsample", "functional", "init",
+    "utils",
 ]  # fmt: skip

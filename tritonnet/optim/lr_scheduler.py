@@ -1,7 +1,7 @@
 """Learning-rate schedules: lr = initial lr * a function of the number of epochs, written to the optimizer's groups.
 
-torch computes CosineAnnealingLR and StepLR from the rate before; here each is its closed form, so a rate depends on the
-epoch alone, and schedules cannot be chained on one optimizer.
+torch computes most of them from the rate before; here each is its closed form, so a rate depends on the epoch alone, and
+schedules cannot be chained on one optimizer. Only ReduceLROnPlateau looks back, at the numbers it was given.
 """
 
 import math
@@ -11,7 +11,9 @@ from typing import Any
 from tritonnet.kernels.runtime import refuse
 from tritonnet.optim.optimizer import Optimizer
 
-__all__ = ["CosineAnnealingLR", "LRScheduler", "LambdaLR", "StepLR"]
+__all__ = [
+    "CosineAnnealingLR", "LRScheduler", "LambdaLR", "LinearLR", "PolynomialLR", "ReduceLROnPlateau", "StepLR",
+]  # fmt: skip
 
 
 class LRScheduler:
@@ -112,6 +114,120 @@ class StepLR(LRScheduler):
     def rate(self, base: float, number: int) -> float:
         """The closed form."""
         return base * float(self.gamma ** (self.last_epoch // self.step_size))
+
+
+class PolynomialLR(LRScheduler):
+    """lr * (1 - epoch / total_iters) ** power, and 0 from total_iters on.
+
+    Args:
+        optimizer: whose rate to set.
+        total_iters: epochs until 0, at least 1.
+        power: of the polynomial, above 0.
+        last_epoch: as for `LRScheduler`.
+
+    Raises:
+        Refused: total_iters below 1, or a power that is not above 0.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1) -> None:
+        if total_iters < 1 or not power > 0:
+            refuse("PolynomialLR", f"total_iters must be at least 1 and power above 0, got {total_iters} and {power}")
+        self.total_iters, self.power = total_iters, power
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, base: float, number: int) -> float:
+        """The closed form."""
+        return base * float((1 - min(self.last_epoch, self.total_iters) / self.total_iters) ** self.power)
+
+
+class LinearLR(LRScheduler):
+    """lr * a factor that goes linearly from start_factor to end_factor in total_iters epochs and stays: a warm-up.
+
+    Args:
+        optimizer: whose rate to set.
+        start_factor: above 0 to 1.
+        end_factor: 0 to 1.
+        total_iters: epochs until end_factor, at least 1.
+        last_epoch: as for `LRScheduler`.
+
+    Raises:
+        Refused: a number out of range.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5,
+        last_epoch: int = -1,
+    ) -> None:  # fmt: skip
+        if not 0 < start_factor <= 1 or not 0 <= end_factor <= 1:
+            factors = f"{start_factor} and {end_factor}"
+            refuse("LinearLR", f"start_factor must be above 0 to 1 and end_factor from 0 to 1, got {factors}")
+        if total_iters < 1:
+            refuse("LinearLR", f"total_iters must be at least 1, got {total_iters}")
+        self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, base: float, number: int) -> float:
+        """The closed form."""
+        done = min(self.last_epoch, self.total_iters) / self.total_iters
+        return base * (self.start_factor + (self.end_factor - self.start_factor) * done)
+
+
+class ReduceLROnPlateau(LRScheduler):
+    """Multiply the rate by `factor` once a number has not become better for more than `patience` epochs.
+
+    Args:
+        optimizer: whose rate to set.
+        mode: "min" or "max": which numbers are better.
+        factor: below 1.
+        patience: epochs without a better number that are let pass.
+        threshold: how much better counts.
+        threshold_mode: "rel": of the best number so far, or "abs".
+        cooldown: epochs after a decay that do not count.
+        min_lr: the smallest rate, one number or one a group.
+        eps: a decay smaller than this is left out.
+
+    Raises:
+        Refused: another mode, a factor of 1 or more, or another number of rates than groups.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, mode: str = "min", factor: float = 0.1, patience: int = 10, threshold: float = 1e-4,
+        threshold_mode: str = "rel", cooldown: int = 0, min_lr: float | Sequence[float] = 0.0, eps: float = 1e-8,
+    ) -> None:  # fmt: skip
+        groups = len(optimizer.param_groups)
+        self.min_lrs = [min_lr] * groups if isinstance(min_lr, int | float) else list(min_lr)
+        if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
+            got = f"{mode!r} and {threshold_mode!r}"
+            refuse("ReduceLROnPlateau", f"mode must be min or max and threshold_mode rel or abs, got {got}")
+        if not factor < 1.0 or len(self.min_lrs) != groups:
+            refuse("ReduceLROnPlateau", f"factor must be below 1 and min_lr one a group, got {factor} and {min_lr}")
+        self.optimizer, self.mode, self.factor, self.patience = optimizer, mode, factor, patience
+        self.threshold, self.threshold_mode, self.cooldown, self.eps = threshold, threshold_mode, cooldown, eps
+        self.best = math.inf if mode == "min" else -math.inf
+        self.num_bad_epochs = self.cooldown_counter = self.last_epoch = 0
+
+    def step(self, metrics: float) -> None:  # type: ignore[override]
+        """Look at an epoch's number, which waits for the device if it is a Tensor's."""
+        value = float(metrics)
+        self.last_epoch += 1
+        self.num_bad_epochs += 1
+        if self._better(value):
+            self.best, self.num_bad_epochs = value, 0
+        if self.cooldown_counter > 0:
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = 0
+        if self.num_bad_epochs > self.patience:
+            for group, least in zip(self.optimizer.param_groups, self.min_lrs, strict=True):
+                lower = max(group["lr"] * self.factor, least)
+                if group["lr"] - lower > self.eps:
+                    group["lr"] = lower
+            self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+
+    def _better(self, value: float) -> bool:
+        sign = 1.0 if self.mode == "min" else -1.0
+        step = sign * self.threshold
+        bar = self.best * (1.0 - step) if self.threshold_mode == "rel" else self.best - step
+        return sign * value < sign * bar
 
 
 class LambdaLR(LRScheduler):

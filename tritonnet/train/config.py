@@ -1,5 +1,6 @@
 """What a training run is: one dataclass, kept as `config.toml` in the run folder."""
 
+import difflib
 import json
 import tomllib
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,13 +18,14 @@ CHOICES = {
     "upsample": ("transposed", "bilinear"),
     "head": ("softmax", "sigmoid"),
     "optimizer": ("adam", "adamw", "sgd"),
-    "schedule": ("cosine", "constant"),
+    "schedule": ("cosine", "polynomial", "step", "plateau", "constant"),
     "precision": ("fp32", "tf32", "bf16", "fp16"),
 }
 LEAST = {
     "base_channels": 1, "depth": 1, "size": 1, "batch_size": 1,
     "epochs": 1, "cells": 2, "weight_decay": 0.0, "max_seconds": 0.0,
-    "checkpoint_seconds": 0.0, "seed": 0,
+    "checkpoint_seconds": 0.0, "seed": 0, "warmup": 0, "decay_epochs": 1, "power": 0.0,
+    "clip": 0.0, "accumulate": 1, "patience": 0,
 }  # fmt: skip
 HELP = {
     "data": "folder with images/ and masks/, another known layout, or an HDF5 file (none: made cells)",
@@ -34,13 +36,22 @@ HELP = {
     "upsample": "how the U-Net goes up: transposed convolution, or bilinear",
     "head": "softmax: a channel a class, cross-entropy; sigmoid: one channel for two classes, binary cross-entropy",
     "size": "images are resized to size x size pixels",
-    "batch_size": "images a step",
+    "batch_size": "images at a time",
     "epochs": "passes over the training images",
     "lr": "learning rate at the start",
     "optimizer": "adam, adamw, or sgd with momentum",
     "momentum": "of sgd",
     "weight_decay": "of every optimizer",
-    "schedule": "cosine (the learning rate falls to 0 at the end) or constant",
+    "schedule": "of the learning rate: cosine or polynomial (0 at the end), step, plateau (of the validation loss), constant",
+    "warmup": "steps over which the learning rate rises at first",
+    "decay_epochs": "schedule step: epochs from fall to fall; plateau: epochs without a lower loss before one",
+    "decay_factor": "of a fall of schedule step and plateau",
+    "power": "of schedule polynomial",
+    "clip": "scale the gradients down to this norm, of all parameters together; 0: never",
+    "accumulate": "batches a step, as one so many times as large; batch norm, dice and class weights see each by itself",
+    "ema": "decay of a running average of the weights, such as 0.999, which is then validated and kept in best.h5; 0: none",
+    "patience": "stop after so many epochs without a higher validation IoU; 0: never",
+    "init": "start from this model's weights (best.h5, .pth, .safetensors), with other classes too",
     "flips": "mirror training images at random",
     "precision": "fp32, tf32, bf16 or fp16",
     "seed": "two runs with one seed, one configuration and one kind of GPU give identical weights",
@@ -74,6 +85,15 @@ class Config:
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: str = "cosine"
+    warmup: int = 0
+    decay_epochs: int = 10
+    decay_factor: float = 0.1
+    power: float = 0.9
+    clip: float = 0.0
+    accumulate: int = 1
+    ema: float = 0.0
+    patience: int = 0
+    init: str = ""
     flips: bool = True
     precision: str = "fp32"
     seed: int = 0
@@ -95,12 +115,13 @@ class Config:
         for name, least in LEAST.items():
             if not getattr(self, name) >= least:
                 refuse("config", f"{name} must be at least {least}, got {getattr(self, name)}")
+            if getattr(self, name) == float("inf"):
+                refuse("config", f"{name} must be finite, got inf")
         if not 0 < self.lr < float("inf"):
             refuse("config", f"lr must be above 0 and finite, got {self.lr}")
-        if self.weight_decay == float("inf"):
-            refuse("config", "weight_decay must be finite, got inf")
-        if not 0 <= self.momentum < 1:
-            refuse("config", f"momentum must be from 0 to below 1, got {self.momentum}")
+        for name in ("momentum", "ema", "decay_factor"):
+            if not 0 <= getattr(self, name) < 1:
+                refuse("config", f"{name} must be from 0 to below 1, got {getattr(self, name)}")
 
     @classmethod
     def for_machine(cls, **chosen: Any) -> "Config":
@@ -131,15 +152,26 @@ class Config:
         """Read what `save` wrote.
 
         Raises:
-            Refused: no such file, no TOML, a name that is no field, or a value out of range.
+            Refused: what `read` refuses, or a value out of range.
+        """
+        return cls(**cls.read(path))
+
+    @classmethod
+    def read(cls, path: Path) -> dict[str, Any]:
+        """The fields that a TOML file gives.
+
+        Raises:
+            Refused: no such file, no TOML, or a name that is no field.
         """
         try:
             found = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            refuse("config", f"{path} must be the config.toml of a run folder, found none")
+            refuse("config", f"{path} must be a file such as the config.toml of a run folder, found none")
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             refuse("config", f"{path} must be TOML: {error}")
-        unknown = sorted(set(found) - {field.name for field in fields(cls)})
-        if unknown:
-            refuse("config", f"{path} must hold only known names, got {', '.join(unknown)}")
-        return cls(**found)
+        names = [field.name for field in fields(cls)]
+        for name in sorted(set(found) - set(names)):
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
+            refuse("config", f"{path} must hold only known names, got {name}{hint}")
+        return found

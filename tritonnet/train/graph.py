@@ -16,44 +16,47 @@ from tritonnet.kernels import runtime
 __all__ = ["CapturedStep"]
 
 Buffer = torch.Tensor
-Step = Callable[[Buffer, Buffer], Tensor]
 EAGER = 2  # steps of a shape before it is recorded: they compile its kernels and allocate the optimizer's state
 
 
 class CapturedStep:
-    """Calls `step(images, masks)`, from the third time on as a graph.
+    """Calls `step(*buffers)`, from the third time on as a graph.
 
     Args:
         step: one update; returns the loss, detached.
         publish: run before each step, to write changed hyper-parameters to the device (`Optimizer.publish`).
     """
 
-    def __init__(self, step: Step, publish: Callable[[], None]) -> None:
+    def __init__(self, step: Callable[..., Tensor], publish: Callable[[], None]) -> None:
         self.step, self.publish = step, publish
         self.calls: dict[object, int] = {}
-        self.recorded: dict[object, tuple[torch.cuda.CUDAGraph, Buffer, Buffer, Tensor]] = {}
+        self.recorded: dict[object, tuple[torch.cuda.CUDAGraph, list[Buffer], Tensor]] = {}
+        self.prepared = False  # whether an eager step left the host memory that a recording takes (`Tables`)
         self.pool: Any = None
 
-    def __call__(self, images: Buffer, masks: Buffer) -> Tensor:
-        """One update from a batch on the device; the loss is overwritten by the next call of the same shape."""
-        key = (tuple(images.shape), images.dtype, tuple(masks.shape))
+    def __call__(self, *buffers: Buffer) -> Tensor:
+        """One update from a batch on the device; the loss is overwritten by the next call of the same shapes."""
+        key = tuple((tuple(buffer.shape), buffer.dtype) for buffer in buffers)
         self.calls[key] = self.calls.get(key, 0) + 1
         self.publish()  # not inside the recording, which would write this step's learning rate at every replay
-        if runtime.device().type != "cuda" or self.calls[key] <= EAGER:
-            return self.step(images, masks)
-        if key not in self.recorded:
-            self.recorded[key] = self._record(images, masks)
-        graph, own_images, own_masks, loss = self.recorded[key]
-        own_images.copy_(images)
-        own_masks.copy_(masks)
+        new = key not in self.recorded
+        if runtime.device().type != "cuda" or self.calls[key] <= EAGER or (new and not self.prepared):
+            self.prepared = True
+            return self.step(*buffers)
+        if new:
+            self.recorded[key] = self._record(buffers)
+        graph, own, loss = self.recorded[key]
+        for mine, given in zip(own, buffers, strict=True):
+            mine.copy_(given)
         graph.replay()
         return loss
 
-    def _record(self, images: Buffer, masks: Buffer) -> tuple[torch.cuda.CUDAGraph, Buffer, Buffer, Tensor]:
-        own_images, own_masks = torch.empty_like(images), torch.empty_like(masks)
+    def _record(self, buffers: tuple[Buffer, ...]) -> tuple[torch.cuda.CUDAGraph, list[Buffer], Tensor]:
+        self.prepared = False
+        own = [torch.empty_like(buffer) for buffer in buffers]
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         with torch.cuda.graph(graph, pool=self.pool):
-            loss = self.step(own_images, own_masks)
+            loss = self.step(*own)
         self.pool = self.pool or graph.pool()
-        return graph, own_images, own_masks, loss
+        return graph, own, loss

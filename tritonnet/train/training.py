@@ -1,40 +1,49 @@
 """The training loop: from a configuration to a run folder.
 
-Nothing in a step waits for the device: images go there as bytes, the loss is summed there, and the sum is read once an
-epoch, together with the error flag. Everything random (weights, order, flips) follows from the seed, the epoch and the
-image, and the learning rate from the step, so a run that goes on from `last.h5` ends with the bits of one that was
-never stopped.
+Nothing in a step waits for the device: images go there as bytes, the losses are gathered there and read once an epoch,
+together with the error flag. Everything random (weights, order, flips) follows from the seed, the epoch and the image,
+and the learning rate from the step and the epochs before, so a run that goes on from `last.h5`, after whichever step,
+ends with the bits of one that was never stopped.
 """
 
-import json
 import math
 import shlex
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
+import numpy as np
 import torch
 
-from tritonnet import io, models, optim
-from tritonnet.autograd import Tensor, no_grad, precision
-from tritonnet.data import IGNORE, DataError, Dataset, Loader, channel_statistics
-from tritonnet.kernels import runtime, tile_table
+from tritonnet import models
+from tritonnet.autograd import Tensor, precision
+from tritonnet.data import IGNORE, Loader, channel_statistics
+from tritonnet.data.loader import Batch
+from tritonnet.kernels import fault, runtime
+from tritonnet.kernels.fault import Fault
+from tritonnet.nn.utils import clip_grad_norm_
 from tritonnet.ops.random import manual_seed
+from tritonnet.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tritonnet.train import checkpoint, memory
 from tritonnet.train.batches import Normalizer, to_device
+from tritonnet.train.build import absent_classes, build, build_optimizer, splits
 from tritonnet.train.config import Config
 from tritonnet.train.evaluation import check_some_pixel_counts, open_data, score
+from tritonnet.train.finetune import initialise
 from tritonnet.train.folder import Row, RunFolder, better, rounded
 from tritonnet.train.graph import CapturedStep
 from tritonnet.train.objective import Objective
-from tritonnet.train.pictures import draw_curves
 from tritonnet.train.prediction import write_samples
 from tritonnet.train.report import Listener
+from tritonnet.train.schedule import Schedule
+from tritonnet.train.stop import Stop
 from tritonnet.train.trained import Trained
 
 __all__ = ["Run", "resume", "train"]
 
 SAMPLES = 8  # pictures in samples/
+LOOK_SECONDS = 10.0  # how often a long epoch waits for the device to see whether the losses are finite
 
 
 @dataclass(frozen=True)
@@ -57,11 +66,16 @@ class Training:
         self.dataset = open_data(config)
         for note in self.dataset.notes:
             listener.message(note)
-        self.train_indices, self.val_indices = _splits(self.dataset, config)
+        self.train_indices, self.val_indices = splits(self.dataset, config)
         self.network = build(config, self.dataset)
         mean, std = channel_statistics(self.dataset, self.train_indices)
         for indices in (self.train_indices, self.val_indices):
             check_some_pixel_counts(self.dataset, indices, config.data or "made cells")
+        for name in absent_classes(self.dataset, self.train_indices):
+            listener.message(
+                f"class {name} is in none of the {len(self.train_indices)} training masks at {config.size} x "
+                f"{config.size}, so it will not be learnt; check the masks, or divide otherwise with --val"
+            )
         self.network.set_normalization(mean, std)
         card = {
             "model": self.network.config, "data": self.dataset.config(), "mean": list(mean), "std": list(std),
@@ -71,196 +85,233 @@ class Training:
         self.normalizer = Normalizer(mean, std, self.dataset.scale)
         self.objective = Objective(self.network.num_classes)
         self.optimizer = build_optimizer(config, self.network)
+        average = get_ema_multi_avg_fn(config.ema)
+        self.averaged = AveragedModel(self.network, None, None, average, True) if config.ema else None
         self.captured = CapturedStep(self.step, self.optimizer.publish)
         self.loader = Loader(
             self.dataset,
             self.train_indices,
-            config.batch_size,
+            config.batch_size * config.accumulate,
             seed=config.seed,
             hflip=config.flips,
             vflip=config.flips,
         )
         self.val_loader = Loader(self.dataset, self.val_indices, config.batch_size, shuffle=False)
-        self.steps = config.epochs * len(self.loader)
+        self.schedule = Schedule(config, self.optimizer, len(self.loader))
+        self.stop, self.busy = Stop(), False  # busy: what is held now must not be saved
         self.history: list[Row] = []
         self.best: Row | None = None
         self.best_state: dict[str, Tensor] | None = None  # the weights of `best`, until best.h5 holds them
+        self.steps_done, self.position = 0, 0  # position: images of the present epoch that were taken
+        self.losses = runtime.empty((len(self.loader),), torch.float32)  # of its steps
+        self.images: list[int] = []  # that each of these steps learnt from
+        self.rate = 0.0  # the learning rate of the last step
         self.clock: float | None = None  # when the first step was over
+        self.before, self.start = 0.0, time.perf_counter()  # seconds of the run until it was stopped; the present start
 
-    def step(self, images: torch.Tensor, masks: torch.Tensor) -> Tensor:
-        """One update from buffers of images (N, S, S, C) and masks (N, S, S) uint8; the loss stays on the device."""
-        loss = self.objective.loss(self.network(self.normalizer(images)), Tensor(masks))
-        loss.backward()
+    # --- a step ---
+
+    def step(self, images: torch.Tensor, masks: torch.Tensor, shares: torch.Tensor) -> Tensor:
+        """One update from buffers of images (N, S, S, C) and masks (N, S, S) uint8; the loss stays on the device.
+
+        The images are taken `batch_size` at a time, and their losses and gradients added in the `shares` (parts,).
+        """
+        losses = []
+        for number, first in enumerate(range(0, len(images), self.config.batch_size)):
+            part, share = slice(first, first + self.config.batch_size), Tensor(shares[number])
+            loss = self.objective.loss(self.network(self.normalizer(images[part])), Tensor(masks[part]))
+            loss.backward(share)
+            losses.append(loss.detach() * share)
+        if self.config.clip:
+            clip_grad_norm_(self.network.parameters(), self.config.clip)
         self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
         self.optimizer.zero_grad()
-        return loss.detach()
+        return sum(losses[1:], losses[0])
 
-    def learning_rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
-        if self.config.schedule == "constant":
-            return self.config.lr
-        done = step / self.steps
-        if self.config.max_seconds and self.clock is not None:
-            done = max(done, (time.perf_counter() - self.clock) / self.config.max_seconds)
-        return 0.5 * self.config.lr * (1.0 + math.cos(math.pi * min(done, 1.0)))
+    def update(self, batch: Batch) -> None:
+        """Make the step of a batch, without the parts of it in which no pixel counts: a mean over nothing is NaN."""
+        size = self.config.batch_size
+        parts = [batch.masks[first : first + size] for first in range(0, len(batch.masks), size)]
+        counts = np.array([(part != IGNORE).sum() for part in parts])
+        live = np.repeat(counts > 0, size)[: len(batch.masks)]
+        images, masks = (array if live.all() else array[live] for array in (batch.images, batch.masks))
+        loss = Tensor(runtime.zeros((), torch.float32))
+        if len(images):
+            # a part's loss is a mean over its pixels, the whole one over all
+            shares = (counts[counts > 0] / counts.sum()).astype(np.float32)
+            self.rate = self.schedule.rate(self.steps_done, self.time_passed())
+            self.schedule.set(self.rate)
+            found = memory.guarded(lambda: self.captured(*map(to_device, (images, masks, shares))))
+            loss = self.refuse_batch(images, masks) if found is None else found
+        self.losses[len(self.images)].copy_(loss.data)
+        self.images.append(len(images))
 
-    def out_of_time(self) -> bool:
-        """Whether the configured time since the first step has passed."""
+    def refuse_batch(self, images: np.ndarray, masks: np.ndarray) -> NoReturn:
+        """Say which batch fits the memory, found with the first of these images."""
+        self.captured.recorded.clear()
+
+        def attempt(count: int) -> int | None:
+            self.optimizer.zero_grad()
+            parts = (images[:count], masks[:count], np.ones(1, np.float32))
+            return memory.peak(lambda: self.step(*map(to_device, parts)))
+
+        size = min(self.config.batch_size, len(images))
+        runtime.refuse("train", memory.advice(attempt, size, self.config.accumulate, memory.available()))
+
+    # --- time ---
+
+    def time_passed(self) -> float:
+        """The share of `max_seconds` since the first step; 0 without a limit."""
         limit = self.config.max_seconds
-        return bool(limit) and self.clock is not None and time.perf_counter() - self.clock > limit
+        return (time.perf_counter() - self.clock) / limit if limit and self.clock is not None else 0.0
+
+    def seconds(self) -> float:
+        """Seconds of the whole run, as it was before it was stopped and since."""
+        return rounded(self.before + time.perf_counter() - self.start)
+
+    # --- losses ---
+
+    def read_losses(self) -> list[float]:
+        """The losses of the present epoch's steps so far; waits for the device.
+
+        Raises:
+            Fault: bad data was met; the message says in which step, and what to try.
+        """
+        count = len(self.images)
+        losses: list[float] = Tensor(self.losses[:count]).numpy().tolist() if count else []
+        try:
+            fault.check()
+        except Fault as error:
+            bad = next((number for number, loss in enumerate(losses) if not math.isfinite(loss)), None)
+            raise self.advised(error, None if bad is None else self.steps_done - count + bad) from None
+        return losses
+
+    def advised(self, error: Fault, step: int | None) -> Fault:
+        """The error with where it was, what to try, and what is kept."""
+        where = f"first in step {step + 1} of" if step is not None else "in"
+        rate = self.rate if step is None else self.schedule.rate(step, self.time_passed())
+        text = f"{error} ({where} epoch {len(self.history) + 1}, learning rate {rate:.3g})"
+        text += f"; try --lr {self.config.lr / 10:.3g}, --clip 1 or --warmup {max(len(self.loader), 100)}"
+        if self.best is not None:
+            best = shlex.quote(str(self.folder.best))
+            text += f"; {best} is kept, of epoch {self.best['epoch']:.0f}: --init {best} starts from it"
+        return Fault(text)
+
+    # --- the run ---
 
     def run(self) -> Run:
         """Train the epochs that are left and finish the folder."""
-        config, first = self.config, len(self.history)
-        before = self.history[-1]["seconds"] if self.history else 0.0
+        config = self.config
         self.listener.message(
             f"{config.model}, {sum(p.numel() for p in self.network.parameters()):,} parameters, {config.precision}; "
             f"{len(self.train_indices)} images to train on, {len(self.val_indices)} to validate, "
             f"{config.size} x {config.size}; run folder {self.folder.path}"
         )
-        self.listener.begin(first * len(self.loader), self.steps, config.epochs, config.max_seconds)
-        start = saved = time.perf_counter()
+        self.listener.begin(self.steps_done, config.epochs * len(self.loader), config.epochs, config.max_seconds)
+        self.start = time.perf_counter()
         try:
-            with precision(config.precision):
-                for epoch in range(first, config.epochs):
-                    row = self.epoch(epoch)
-                    row["seconds"] = rounded(before + time.perf_counter() - start)
-                    self.history.append(row)
-                    if better(row, self.best):
-                        self.best, self.best_state = row, _copies(self.network)
-                    self.folder.write_metrics(self.history)
-                    self.listener.epoch(row)
-                    over = epoch + 1 == config.epochs or self.out_of_time()
-                    if over or time.perf_counter() - saved >= config.checkpoint_seconds:
-                        self.checkpoint()
-                        saved = time.perf_counter()
-                    if over:
-                        break
+            with self.stop, precision(config.precision):
+                self.epochs()
         except KeyboardInterrupt:
             self.listener.end()
-            saved_one = f"go on with: tritonnet train --resume {shlex.quote(str(self.folder.path))}"
-            self.listener.message(f"stopped; {saved_one if self.folder.last.exists() else 'nothing was saved yet'}")
+            self.listener.message(self.stopped())
             raise
         finally:
             self.listener.end()
+            checkpoint.save_best(self)
         assert self.best is not None
         best = Trained.load(self.folder.best)
         write_samples(self.folder.samples, best, self.dataset, self.val_indices[:SAMPLES])
         return Run(self.folder.path, config, self.history, self.best, len(self.val_indices))
 
+    def epochs(self) -> None:
+        """Train epoch by epoch, until the last, the time limit, or the end of the patience."""
+        saved = self.start
+        over = self.over()
+        while not over:
+            row = self.epoch(len(self.history))
+            row["seconds"] = self.seconds()
+            self.busy = True
+            self.history.append(row)
+            self.position, self.images = 0, []
+            self.steps_done = len(self.history) * len(self.loader)  # the time limit may have left some out
+            self.schedule.epoch(row)
+            if better(row, self.best):
+                self.best, self.best_state = row, _copies(self.shown())
+            self.busy = False
+            self.folder.write_metrics(self.history)
+            self.listener.epoch(row)
+            over = self.over()
+            if over or time.perf_counter() - saved >= self.config.checkpoint_seconds:
+                checkpoint.save(self)
+                saved = time.perf_counter()
+            if not over:
+                self.stop.check()
+
+    def over(self) -> bool:
+        """Whether no epoch is to follow."""
+        config = self.config
+        if self.best is not None and config.patience:
+            since = len(self.history) - int(self.best["epoch"])
+            if since >= config.patience and len(self.history) < config.epochs:
+                self.listener.message(f"no higher IoU for {since} epochs: stopped early")
+                return True
+        return len(self.history) >= config.epochs or self.time_passed() > 1.0
+
     def epoch(self, epoch: int) -> Row:
-        """Train on every image once, then validate; a row of metrics.csv but for `seconds`."""
-        start = time.perf_counter()
+        """Train on the images of an epoch that are left, then validate; a row of metrics.csv but for `seconds`."""
+        start = looked = time.perf_counter()
+        taken = self.position
         self.network.train()
-        total, images, step, rate = Tensor(runtime.zeros((), torch.float32)), 0, epoch * len(self.loader), 0.0
-        for batch in self.loader.epoch(epoch):
-            if batch.masks.min() == IGNORE:  # no pixel counts: nothing to learn, and a mean over nothing is NaN
-                step += 1
-                continue
-            rate = self.learning_rate(step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            loss = self.captured(to_device(batch.images), to_device(batch.masks))
-            with no_grad():
-                total = total + loss * len(batch.images)
-            images, step = images + len(batch.images), step + 1
+        for batch in self.loader.epoch(epoch, self.position):
+            self.busy = True
+            self.update(batch)
+            self.steps_done, self.position = self.steps_done + 1, batch.position
+            self.busy = False
             if self.clock is None:
                 if runtime.device().type == "cuda":
                     torch.cuda.synchronize()
                 self.clock = time.perf_counter()
-            self.listener.step(step, images / (time.perf_counter() - start))
-            if self.out_of_time():
+            now = time.perf_counter()
+            self.listener.step(self.steps_done, (self.position - taken) / (now - start))
+            self.stop.check()
+            if now - looked > LOOK_SECONDS:
+                self.read_losses()
+                looked = time.perf_counter()
+            if self.time_passed() > 1.0:
                 break
-        train_loss = total.item() / max(images, 1)
-        speed = images / (time.perf_counter() - start)
-        val_loss, metrics = score(self.network, self.normalizer, self.val_loader, self.objective)
+        losses = self.read_losses()
+        speed = (self.position - taken) / (time.perf_counter() - start)
+        train_loss = math.fsum(map(math.prod, zip(losses, self.images, strict=True))) / max(sum(self.images), 1)
+        try:
+            val_loss, metrics = score(self.shown(), self.normalizer, self.val_loader, self.objective)
+        except Fault as error:
+            raise self.advised(error, None) from None
         row = {
             "epoch": epoch + 1, "train_loss": train_loss, "val_loss": val_loss,
             "iou": metrics.iou, "dice": metrics.dice, "pixel_accuracy": metrics.pixel_accuracy,
-            "learning_rate": rate, "images_per_second": speed,
+            "learning_rate": self.rate, "images_per_second": speed,
         }  # fmt: skip
         return {name: rounded(value) for name, value in row.items()}
 
-    def checkpoint(self) -> None:
-        """Write the curves, best.h5 if it changed, and last.h5: all that `restore` needs."""
-        draw_curves(self.folder.curves, self.history)
-        if self.best_state is not None:
-            self.trained.save(self.folder.best, state=self.best_state)
-            self.best_state = None
-        assert self.best is not None
-        names = [name for name, _ in self.network.named_parameters()]
-        slots = {
-            slot: {names[index]: tensor.numpy() for index, tensor in tensors.items()}
-            for slot, tensors in self.optimizer.state_slots().items()
-        }
-        progress = {
-            "epoch": len(self.history), "step": len(self.history) * len(self.loader), "position": 0,
-            "seed": self.config.seed, "best": int(self.best["epoch"]), "tiles": tile_table.chosen(),
-        }  # fmt: skip
-        self.trained.save(self.folder.last, optimizer=slots, progress=progress)
+    def shown(self) -> models.Segmenter:
+        """The network that is validated and kept in best.h5: the averaged one, if there is one."""
+        if self.averaged is None:
+            return self.network
+        self.averaged.changed()  # a recorded step does not say so
+        network = self.averaged.module
+        assert isinstance(network, models.Segmenter)
+        return network
 
-    def restore(self) -> None:
-        """Take up the state that last.h5 holds.
-
-        Raises:
-            DataError, ModelFileError, Refused: the folder's files do not fit together.
-        """
-        file = io.load_model(self.folder.last)
-        if file.progress is None or file.optimizer is None:
-            raise DataError(
-                f"{self.folder.last}: must hold the optimizer's state and the progress; is it a copy of best.h5?"
-            )
-        now = json.loads(json.dumps(self.trained.card))  # tuples become lists, as in the file
-        if any(file.config[key] != now[key] for key in ("data", "mean", "std")):
-            raise DataError(
-                f"{self.config.data}: the images or masks changed since the run was stopped; start a new run"
-            )
-        io.load_model(self.folder.best, training=False)  # the run ends with it: refuse a lost or damaged one now
-        tile_table.pin(file.progress.get("tiles", {}))  # other tiles would round otherwise
-        self.network.load_state_dict(file.model)
-        positions = {name: index for index, (name, _) in enumerate(self.network.named_parameters())}
-        slots = {s: {positions[name]: array for name, array in arrays.items()} for s, arrays in file.optimizer.items()}
-        self.optimizer.load_state_slots(slots)
-        self.history = self.folder.read_metrics(int(file.progress["epoch"]))
-        self.best = self.history[int(file.progress["best"]) - 1]
-
-
-def build(config: Config, dataset: Dataset) -> models.Segmenter:
-    """The network of a configuration, for the channels and classes of the data.
-
-    Raises:
-        Refused: a sigmoid head for more than two classes, or images too small for the network.
-    """
-    least = 4 if config.model == "poster" else 2**config.depth
-    if config.size < least:
-        runtime.refuse("train", f"size must be at least {least} for this network, got {config.size}")
-    outputs = dataset.num_classes
-    if config.head == "sigmoid":
-        if outputs != 2:
-            runtime.refuse("train", f"head sigmoid is for 2 classes, the masks hold {outputs}; use --head softmax")
-        outputs = 1
-    if config.model == "poster":
-        return models.PosterUNet(dataset.channels, outputs)
-    return models.UNet(dataset.channels, outputs, config.base_channels, config.depth, config.upsample)
-
-
-def build_optimizer(config: Config, network: models.Segmenter) -> Any:
-    """The optimizer of a configuration over the network's parameters."""
-    decay = config.weight_decay
-    if config.optimizer == "sgd":
-        return optim.SGD(network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=decay)
-    kind = optim.AdamW if config.optimizer == "adamw" else optim.Adam
-    return kind(network.parameters(), lr=config.lr, weight_decay=decay)
-
-
-def _splits(dataset: Dataset, config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    train, val = dataset.splits["train"], dataset.splits["val"]
-    for name, indices in (("train", train), ("validate", val)):
-        if not indices:
-            raise DataError(
-                f"{config.data or 'made cells'}: at least one image must be left to {name} with --val {config.val}"
-            )
-    return train, val
+    def stopped(self) -> str:
+        """Save what a signal interrupted, and say how to go on."""
+        again = f"go on with: tritonnet train --resume {shlex.quote(str(self.folder.path))}"
+        if self.busy:  # its second signal: half a step cannot be saved
+            return f"stopped within a step; {again}" if self.folder.last.exists() else "stopped; nothing was saved yet"
+        checkpoint.save(self)
+        return f"stopped after step {self.steps_done} and saved; {again}"
 
 
 def _copies(network: models.Segmenter) -> dict[str, Tensor]:
@@ -280,11 +331,15 @@ def train(config: Config, listener: Listener | None = None, *, replacing: bool =
     Raises:
         DataError, Refused: what is wrong with the files or the configuration.
         Fault: a mask value outside the classes, or a loss that is not finite.
+        KeyboardInterrupt(number): Ctrl-C or SIGTERM; what was reached is saved.
     """
     folder = RunFolder(config.out, fresh=True, replacing=replacing)
-    data = str(Path(config.data).resolve()) if config.data else ""
+    data, init = (str(Path(path).resolve()) if path else "" for path in (config.data, config.init))
     val = str(Path(config.val).resolve()) if Path(config.val).is_file() else config.val
-    training = Training(replace(config, out=str(folder.path), data=data, val=val), folder, listener or Listener())
+    config = replace(config, out=str(folder.path), data=data, init=init, val=val)
+    training = Training(config, folder, listener or Listener())
+    if config.init:
+        initialise(training.network, config.init, training.listener.message)
     folder.make()
     training.config.save(folder.config)
     return training.run()
@@ -298,5 +353,5 @@ def resume(folder: str | Path, listener: Listener | None = None) -> Run:
     """
     run = RunFolder(folder, fresh=False)
     training = Training(replace(Config.load(run.config), out=str(folder)), run, listener or Listener())
-    training.restore()
+    checkpoint.restore(training)
     return training.run()

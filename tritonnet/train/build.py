@@ -1,0 +1,67 @@
+"""What a configuration asks for: the network, its optimizer, the images to train on and those to validate with."""
+
+from typing import Any
+
+import numpy as np
+
+from tritonnet import models, optim
+from tritonnet.data import DataError, Dataset
+from tritonnet.data.dataset import each
+from tritonnet.kernels import runtime
+from tritonnet.train.config import Config
+
+__all__ = ["absent_classes", "build", "build_optimizer", "splits"]
+
+
+def build(config: Config, dataset: Dataset) -> models.Segmenter:
+    """The network of a configuration, for the channels and classes of the data.
+
+    Raises:
+        Refused: a sigmoid head for more than two classes, or images too small for the network.
+    """
+    least = 4 if config.model == "poster" else 2**config.depth
+    if config.size < least:
+        runtime.refuse("train", f"size must be at least {least} for this network, got {config.size}")
+    outputs = dataset.num_classes
+    if config.head == "sigmoid":
+        if outputs != 2:
+            runtime.refuse("train", f"head sigmoid is for 2 classes, the masks hold {outputs}; use --head softmax")
+        outputs = 1
+    if config.model == "poster":
+        return models.PosterUNet(dataset.channels, outputs)
+    return models.UNet(dataset.channels, outputs, config.base_channels, config.depth, config.upsample)
+
+
+def build_optimizer(config: Config, network: models.Segmenter) -> Any:
+    """The optimizer of a configuration over the network's parameters."""
+    decay = config.weight_decay
+    if config.optimizer == "sgd":
+        return optim.SGD(network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=decay)
+    kind = optim.AdamW if config.optimizer == "adamw" else optim.Adam
+    return kind(network.parameters(), lr=config.lr, weight_decay=decay)
+
+
+def splits(dataset: Dataset, config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The images to train on and those to validate with.
+
+    Raises:
+        DataError: none of one kind.
+    """
+    train, val = dataset.splits["train"], dataset.splits["val"]
+    for name, indices in (("train", train), ("validate", val)):
+        if not indices:
+            raise DataError(
+                f"{config.data or 'made cells'}: at least one image must be left to {name} with --val {config.val}"
+            )
+    return train, val
+
+
+def absent_classes(dataset: Dataset, indices: tuple[int, ...]) -> list[str]:
+    """The names of the classes that no mask of these images holds.
+
+    Raises:
+        DataError: a damaged file.
+    """
+    seen = each(lambda index: np.bincount(dataset.sample(index)[1].reshape(-1), minlength=256) > 0, indices)
+    present = np.any(seen, axis=0)
+    return [name for number, name in enumerate(dataset.class_names) if not present[number]]
