@@ -12,7 +12,8 @@ has no term; the class weights multiply f, and the mean divides by the number of
 channel is a sigmoid, a softmax over a logit of 0 (class 0, without a term) and the channel (class 1). An ignored pixel
 enters no sum; one outside the classes neither, and sets fault.LABEL. No term: the mean is NaN, without a fault.
 Two passes over the logits, since the gradient needs the sums: the forward's, which leaves partial sums of each tile that
-`sum_fwd` adds in a fixed order, and the backward's, which needs nothing else saved. Deterministic. Every exponent is 0
+`sum_fwd` adds in a fixed order, and the backward's, which needs w / D and (2 I + smooth_nr) / D of each term beside x.
+Deterministic. Every exponent is 0
 or below. Cost: memory-bound; each pass reads x and t, the backward writes dx. At most 4096 classes: a pixel's lie in
 one tile.
 Milletari et al. 2016, with the denominator of Drozdzal et al. 2016 (the probabilities are not squared).
@@ -23,8 +24,8 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import fault
-from tritonnet.kernels.loss import check_labels, check_logits, check_reduction, counted_weight, flag_not_finite
-from tritonnet.kernels.runtime import cdiv, empty, flat, image, launch, refuse
+from tritonnet.kernels.loss import check_classes, check_least, check_reduction, counted_weight, flag_not_finite
+from tritonnet.kernels.runtime import cdiv, empty, flat, image, launch, pitch
 from tritonnet.kernels.softmax import load_rows, pick_tile
 from tritonnet.kernels.sum import sum_fwd
 
@@ -66,30 +67,28 @@ def _dice_loss_fwd_kernel(
 
 
 @triton.jit
-def _terms(sums_ptr, weight_ptr, c, smooth_nr, smooth_dr, C: tl.constexpr, FIRST: tl.constexpr):
-    """Of classes `c`: which have a term, its weight, 2 I + smooth_nr, and D."""
-    has = (c >= FIRST) & (c < C)
-    weight = has.to(tl.float32)
-    if weight_ptr is not None:
-        weight = tl.load(weight_ptr + c, mask=has, other=0.0).to(tl.float32)
-    above = 2.0 * tl.load(sums_ptr + c, mask=has, other=0.0) + smooth_nr
-    below = tl.load(sums_ptr + C + c, mask=has, other=0.0) + tl.load(sums_ptr + 2 * C + c, mask=has, other=0.0)
-    return has, weight, above, tl.where(has, below + smooth_dr, 1.0)
-
-
-@triton.jit
 def _dice_loss_merge_kernel(
-    sums_ptr, weight_ptr, loss_ptr, fault_ptr,
+    sums_ptr, weight_ptr, loss_ptr, term_ptr, fault_ptr,
     entries, smooth_nr, smooth_dr, scale,  # entries: images times classes; scale: 1 / terms for a mean
     C: tl.constexpr, FIRST: tl.constexpr, EACH: tl.constexpr, LOSS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     acc = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, entries, BLOCK):
         at = start + tl.arange(0, BLOCK)
-        n, c = at // C, tl.where(at < entries, at % C, C)
-        has, weight, above, below = _terms(sums_ptr + n * 3 * C, weight_ptr, c, smooth_nr, smooth_dr, C, FIRST)
-        f = tl.where(has, weight * (1.0 - above / below), 0.0)
+        n, c, live = at // C, at % C, at < entries
+        has = live & (c >= FIRST)
+        weight = has.to(tl.float32)
+        if weight_ptr is not None:
+            weight = tl.load(weight_ptr + c, mask=has, other=0.0)
+        shared = tl.load(sums_ptr + n * 3 * C + c, mask=live, other=0.0)
+        predicted = tl.load(sums_ptr + n * 3 * C + C + c, mask=live, other=0.0)
+        true = tl.load(sums_ptr + n * 3 * C + 2 * C + c, mask=live, other=0.0)
+        below = tl.where(has, predicted + true + smooth_dr, 1.0)
+        ratio = (2.0 * shared + smooth_nr) / below
+        f = tl.where(has, weight * (1.0 - ratio), 0.0)
         acc += f
+        tl.store(term_ptr + n * 2 * C + c, tl.where(has, weight * scale / below, 0.0), mask=live)
+        tl.store(term_ptr + n * 2 * C + C + c, tl.where(has, ratio, 0.0), mask=live)
         if EACH:
             tl.store(loss_ptr + n * (C - FIRST) + c - FIRST, f, mask=has)
     loss = tl.zeros((1,), tl.float32) + tl.sum(acc)
@@ -100,23 +99,23 @@ def _dice_loss_merge_kernel(
 
 @triton.jit
 def _dice_loss_bwd_kernel(
-    x_ptr, target_ptr, weight_ptr, sums_ptr, dy_ptr, dx_ptr, fault_ptr,
-    pixels, ignore, smooth_nr, smooth_dr, scale, own,  # own: 1 where each image has sums of its own, else 0
-    C: tl.constexpr, SIGMOID: tl.constexpr, X_PITCH: tl.constexpr, FIRST: tl.constexpr, EACH: tl.constexpr,
-    LABEL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    x_ptr, target_ptr, term_ptr, dy_ptr, dx_ptr, fault_ptr,
+    pixels, ignore, own,  # own: 1 where each image has terms of its own, else 0
+    C: tl.constexpr, SIGMOID: tl.constexpr, X_PITCH: tl.constexpr, TERMS: tl.constexpr, LABEL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     m, end, known, p, t = _shares(
         x_ptr, target_ptr, fault_ptr, pixels, ignore, C, SIGMOID, X_PITCH, LABEL, BLOCK_M, BLOCK_C
     )
     c = tl.arange(0, BLOCK_C)
     n = tl.program_id(1) * own
-    has, weight, above, below = _terms(sums_ptr + n * 3 * C, weight_ptr, c, smooth_nr, smooth_dr, C, FIRST)
-    if EACH:
-        dy = tl.load(dy_ptr + n * (C - FIRST) + c - FIRST, mask=has, other=0.0)
+    if TERMS == 0:
+        dy = tl.load(dy_ptr)
     else:
-        dy = tl.load(dy_ptr) * scale
-    factor = tl.where(has, weight * dy / below, 0.0)  # [C]
-    du = factor[None, :] * ((above / below)[None, :] - 2.0 * t)
+        dy = tl.load(dy_ptr + n * TERMS + c + TERMS - C, mask=(c + TERMS >= C) & (c < C), other=0.0)
+    factor = dy * tl.load(term_ptr + n * 2 * C + c, mask=c < C, other=0.0)  # [C]
+    ratio = tl.load(term_ptr + n * 2 * C + C + c, mask=c < C, other=0.0)
+    du = factor[None, :] * (ratio[None, :] - 2.0 * t)
     dx = tl.where(known[:, None], p * (du - tl.sum(p * du, 1)[:, None]), 0.0)
     at = m[:, None] * (C - SIGMOID) + (c[None, :] - SIGMOID)
     live = (m < end)[:, None] & ((c >= SIGMOID) & (c < C))[None, :]
@@ -124,18 +123,11 @@ def _dice_loss_bwd_kernel(
 
 
 def dice_loss_fwd(
-    x: torch.Tensor,
-    target: torch.Tensor,
-    weight: torch.Tensor | None = None,
-    *,
-    include_background: bool = True,
-    smooth_nr: float = 1e-5,
-    smooth_dr: float = 1e-5,
-    batch: bool = False,
-    ignore_index: int = -100,
+    x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, *, include_background: bool = True,
+    smooth_nr: float = 1e-5, smooth_dr: float = 1e-5, batch: bool = False, ignore_index: int = -100,
     reduction: str = "mean",
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Soft Dice loss, and the sums that its gradient needs.
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Soft Dice loss, and what its gradient needs of each term.
 
     Args:
         x: logits, (N, H, W, C) image buffer, pitch allowed; float32, bfloat16 or float16. K = C classes, but K = 2 for
@@ -150,87 +142,60 @@ def dice_loss_fwd(
 
     Returns:
         loss: float32, no dimensions; for "none" one an image and term, (N, terms), or with `batch` (terms,).
-        sums: float32, (N or 1, 3, K): I, P and T.
+        terms: float32, (N or 1, 2, K): w / D (over the number of terms for a mean) and (2 I + smooth_nr) / D.
 
     Raises:
         Refused: shapes or dtypes that do not fit, another reduction, more than 4096 classes.
     """
     op = "dice_loss"
     check_reduction(op, reduction)
-    for name, value in (("smooth_nr", smooth_nr), ("smooth_dr", smooth_dr)):
-        if not 0 <= value < float("inf"):
-            refuse(op, f"{name} must be at least 0 and finite, got {value}")
-    _, channels, _ = check_logits(op, x, weight, least=2)
-    n, h, w, _ = image(op, "input", x)
-    check_labels(op, x, target)
-    c = max(channels, 2)
-    if c > 4096:
-        refuse(op, f"input must have at most 4096 classes, got {c}")
+    check_least(op, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
+    n, h, w, channels = image(op, "input", x)
+    c = check_classes(op, x, target, weight)
     tile = pick_tile(c)
     tiles = cdiv(h * w, tile.rows)
     parts = empty((n, tiles, 3 * c), torch.float32)
     launch(
         _dice_loss_fwd_kernel, (tiles, n), x, target, parts, fault.flag(), h * w, tiles, ignore_index,
-        C=c, SIGMOID=c - channels, X_PITCH=x.stride(2), LABEL=fault.LABEL, BLOCK_M=tile.rows, BLOCK_C=tile.channels,
+        C=c, SIGMOID=c - channels, X_PITCH=pitch(x), LABEL=fault.LABEL, BLOCK_M=tile.rows, BLOCK_C=tile.channels,
         num_warps=tile.num_warps,
     )  # fmt: skip
-    sums = sum_fwd(parts, (0, 1) if batch else (1,)).view(-1, 3, c)
-    first = _first(channels, include_background)
-    terms = (len(sums), c - first)
-    loss = empty((terms[1:] if batch else terms) if reduction == "none" else (), torch.float32)
+    sums = sum_fwd(parts, (0, 1) if batch else (1,))
+    first = 0 if include_background and channels > 1 else 1
+    shape = (c - first,) if batch else (n, c - first)
+    count, each = len(sums) * (c - first), reduction == "none"
+    scale = 1.0 if reduction != "mean" else 1.0 / count if count else float("nan")
+    loss = empty(shape if each else (), torch.float32)
+    terms = empty((len(sums), 2, c), torch.float32)
     launch(
-        _dice_loss_merge_kernel, (1,), sums, weight, loss, fault.flag(), len(sums) * c, float(smooth_nr),
-        float(smooth_dr), _scale(reduction, terms), C=c, FIRST=first, EACH=reduction == "none", LOSS=fault.LOSS,
-        BLOCK=1024,
+        _dice_loss_merge_kernel, (1,), sums, weight, loss, terms, fault.flag(), len(sums) * c, float(smooth_nr),
+        float(smooth_dr), scale, C=c, FIRST=first, EACH=each, LOSS=fault.LOSS, BLOCK=1024,
     )  # fmt: skip
-    return loss, sums
-
-
-def _first(channels: int, include_background: bool) -> int:
-    """The first class that has a term."""
-    return 0 if include_background and channels > 1 else 1
-
-
-def _scale(reduction: str, terms: tuple[int, int]) -> float:
-    """What the sum of the terms is multiplied by; NaN for a mean over nothing."""
-    if reduction != "mean":
-        return 1.0
-    return 1.0 / (terms[0] * terms[1]) if terms[0] * terms[1] else float("nan")
+    return loss, terms
 
 
 def dice_loss_bwd(
-    dy: torch.Tensor,
-    sums: torch.Tensor,
-    x: torch.Tensor,
-    target: torch.Tensor,
-    weight: torch.Tensor | None = None,
-    *,
-    include_background: bool = True,
-    smooth_nr: float = 1e-5,
-    smooth_dr: float = 1e-5,
-    batch: bool = False,
-    ignore_index: int = -100,
-    reduction: str = "mean",
+    dy: torch.Tensor, terms: torch.Tensor, x: torch.Tensor, target: torch.Tensor, ignore_index: int = -100
 ) -> torch.Tensor:
     """The logits' gradient.
 
     Args:
         dy: gradient of the loss, float32, of its shape.
-        sums: what `dice_loss_fwd` returned beside the loss.
-        x, target, weight, include_background, smooth_nr, smooth_dr, batch, ignore_index, reduction: as given there.
+        terms: what `dice_loss_fwd` returned beside the loss.
+        x, target, ignore_index: as given there.
 
     Returns:
         dx, contiguous, of x's shape and dtype.
     """
     n, h, w, channels = image("dice_loss", "input", x)
     flat("dice_loss", "dy", dy)
-    c, first = max(channels, 2), _first(channels, include_background)
+    c = max(channels, 2)
     dx = empty(tuple(x.shape), x.dtype)
     tile = pick_tile(c)
     launch(
-        _dice_loss_bwd_kernel, (cdiv(h * w, tile.rows), n), x, target, weight, sums, dy, dx, fault.flag(),
-        h * w, ignore_index, float(smooth_nr), float(smooth_dr), _scale(reduction, (len(sums), c - first)), int(not batch),
-        C=c, SIGMOID=c - channels, X_PITCH=x.stride(2), FIRST=first, EACH=reduction == "none", LABEL=fault.LABEL,
+        _dice_loss_bwd_kernel, (cdiv(h * w, tile.rows), n), x, target, terms, dy, dx, fault.flag(),
+        h * w, ignore_index, int(len(terms) == n),
+        C=c, SIGMOID=c - channels, X_PITCH=pitch(x), TERMS=dy.shape[-1] if dy.dim() else 0, LABEL=fault.LABEL,
         BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.num_warps,
     )  # fmt: skip
     return dx

@@ -30,8 +30,8 @@ import triton.language as tl
 from tritonnet.kernels import fault
 from tritonnet.kernels.loss import (
     COUNTS,
-    check_labels,
-    check_logits,
+    check_classes,
+    check_least,
     check_reduction,
     counted_weight,
     flag_not_finite,
@@ -41,7 +41,7 @@ from tritonnet.kernels.loss import (
     room_for_gradient,
 )  # fmt: skip
 from tritonnet.kernels.runtime import cdiv, check_dtype, empty, flat, launch, refuse
-from tritonnet.kernels.softmax import load_rows, pick_tile
+from tritonnet.kernels.softmax import load_rows, pick_tile, rows
 
 __all__ = ["focal_loss_fwd"]
 
@@ -119,19 +119,10 @@ def _focal_loss_fwd_kernel(
 
 
 def focal_loss_fwd(
-    x: torch.Tensor,
-    target: torch.Tensor,
-    weight: torch.Tensor | None = None,
-    distance: torch.Tensor | None = None,
-    *,
-    gamma: float = 2.0,
-    alpha: float | None = None,
-    beta: float = 4.0,
-    sigma: float = 10.0,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    gradient: bool = True,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+    x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, distance: torch.Tensor | None = None,
+    *, gamma: float = 2.0, alpha: float | None = None, beta: float = 4.0, sigma: float = 10.0,
+    ignore_index: int = -100, reduction: str = "mean", gradient: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
     """Focal loss, or with `distance` the distance-aware loss, and the logits' gradient for an upstream gradient of 1.
 
     Args:
@@ -157,18 +148,13 @@ def focal_loss_fwd(
     """
     op = "focal_loss" if distance is None else "distance_loss"
     check_reduction(op, reduction)
-    for name, value in (("gamma", gamma), ("beta", beta)):
-        if not 0 <= value < float("inf"):
-            refuse(op, f"{name} must be at least 0 and finite, got {value}")
+    check_least(op, gamma=gamma, beta=beta)
     if not 0 < sigma < float("inf"):
         refuse(op, f"sigma must be above 0 and finite, got {sigma}")
     if alpha is not None and not 0 <= alpha <= 1:
         refuse(op, f"alpha must be from 0 to 1, got {alpha}")
-    m, channels, x_pitch = check_logits(op, x, weight, least=2)
-    check_labels(op, x, target)
-    c = max(channels, 2)
-    if c > 4096:
-        refuse(op, f"input must have at most 4096 classes, got {c}")
+    c = check_classes(op, x, target, weight)
+    m, channels, x_pitch = rows(op, "input", x)
     if distance is not None:
         check_dtype(op, "distance", distance, (torch.float32,))
         flat(op, "distance", distance)

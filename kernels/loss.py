@@ -23,8 +23,9 @@ from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, empty, flat,
 from tritonnet.kernels.softmax import rows
 
 __all__ = [
-    "COUNTS", "FLOATS", "INTEGERS", "REDUCTIONS", "check_labels", "check_logits", "check_reduction", "counted_weight",
-    "flag_not_finite", "log1p", "loss_bwd", "loss_count", "loss_merge", "room_for_gradient",
+    "COUNTS", "FLOATS", "INTEGERS", "REDUCTIONS", "check_classes", "check_labels", "check_least", "check_logits",
+    "check_reduction", "counted_weight", "flag_not_finite", "log1p", "loss_bwd", "loss_count", "loss_merge",
+    "room_for_gradient",
 ]  # fmt: skip
 
 COUNTS = 256
@@ -119,8 +120,17 @@ def check_reduction(op: str, reduction: str) -> None:
         refuse(op, f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
 
 
-def check_logits(op: str, x: torch.Tensor, weight: torch.Tensor | None, least: int = 1) -> tuple[int, int, int]:
-    """Check logits and class weights: (pixels, channels, pitch). `weight` has one number a channel, at least `least`.
+def check_least(op: str, **numbers: float) -> None:
+    """Raise `Refused` unless each of `numbers` is at least 0 and finite."""
+    for name, value in numbers.items():
+        if not 0 <= value < float("inf"):
+            refuse(op, f"{name} must be at least 0 and finite, got {value}")
+
+
+def check_logits(
+    op: str, x: torch.Tensor, weight: torch.Tensor | None, classes: int | None = None
+) -> tuple[int, int, int]:
+    """Check logits and class weights, one for each of `classes` (by default x's channels): (pixels, channels, pitch).
 
     Raises:
         Refused: `x` is not a floating-point (N, C) or (N, H, W, C) buffer, or `weight` not float32 of that length.
@@ -132,8 +142,8 @@ def check_logits(op: str, x: torch.Tensor, weight: torch.Tensor | None, least: i
     if weight is not None:
         check_dtype(op, "weight", weight, (torch.float32,))
         flat(op, "weight", weight)
-        if tuple(weight.shape) != (max(c, least),):
-            shape = f"({max(c, least)},)"
+        shape = (classes or c,)
+        if tuple(weight.shape) != shape:
             refuse(op, f"weight must have shape {shape}, one number a class, got {tuple(weight.shape)}")
     return m, c, x_pitch
 
@@ -149,6 +159,23 @@ def check_labels(op: str, x: torch.Tensor, target: torch.Tensor, other: str = ""
         refuse(op, f"target must have shape {pixels} (indices){other}, got {logical(target)}")
     check_dtype(op, "target (class indices)", target, INTEGERS)
     flat(op, "target", target)
+
+
+def check_classes(op: str, x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> int:
+    """Check logits, class indices and class weights for a kernel that holds a pixel's classes in one tile.
+
+    Returns:
+        Number of classes: 2 for one channel, a sigmoid, and else the channels.
+
+    Raises:
+        Refused: shapes or dtypes that do not fit, or more than 4096 classes.
+    """
+    c = max(x.shape[-1] if x.dim() else 1, 2)
+    check_logits(op, x, weight, c)
+    check_labels(op, x, target)
+    if c > 4096:
+        refuse(op, f"input must have at most 4096 classes, got {c}")
+    return c
 
 
 def room_for_gradient(x: torch.Tensor) -> torch.Tensor:

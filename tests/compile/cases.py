@@ -267,8 +267,8 @@ def region_losses(p: Precision) -> None:
         focal_loss_fwd(x, target, None, far, ignore_index=255)
         focal_loss_fwd(x, labels, buffer(k), far, reduction="sum", gradient=False)
         for weight, reduction, batch in ((None, "mean", False), (buffer(k), "none", True)):
-            loss, sums = dice_loss_fwd(x, target, weight, batch=batch, reduction=reduction)
-            dice_loss_bwd(loss, sums, x, target, weight, batch=batch, reduction=reduction)
+            loss, terms = dice_loss_fwd(x, target, weight, batch=batch, reduction=reduction)
+            dice_loss_bwd(loss, terms, x, target)
 
 
 def squared_errors(p: Precision) -> None:
