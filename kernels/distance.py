@@ -27,25 +27,25 @@ __all__ = ["distance_fwd"]
 @triton.jit
 def _distance_fwd_kernel(
     x_ptr, y_ptr,
-    N, P, Q, y_class, y_pixel,  # Q lines of P pixels an image; y_class, y_pixel: elements of y between classes, pixels
+    N, P, Q, lines, y_class, y_pixel,  # Q lines of P pixels a plane; y_class, y_pixel: elements of y between classes, pixels
     first, ignore,
     LABELS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr,
 ):  # fmt: skip
-    plane = tl.program_id(0).to(tl.int64)
-    k, n = plane // N, plane % N
+    line = tl.program_id(0).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)  # [Q] of all planes
     p = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)  # [P]
-    q = tl.program_id(2) * BLOCK_Q + tl.arange(0, BLOCK_Q)  # [Q]
-    x_ptr += (n if LABELS else plane) * P * Q
+    plane, q = line // Q, line % Q
+    k, n = plane // N, plane % N
+    x_ptr += (n if LABELS else plane) * P * Q + q
     best = tl.full((BLOCK_P, BLOCK_Q), float("inf"), tl.float32)
     for other in range(P):
-        f = tl.load(x_ptr + other * Q + q, mask=q < Q, other=0)
+        f = tl.load(x_ptr + other * Q, mask=line < lines, other=0)
         if LABELS:
             t = f.to(tl.int64)
             f = tl.where((t == first + k) & (t != ignore), 0.0, float("inf"))
         d = (p - other).to(tl.float32)
         best = tl.minimum(best, (d * d)[:, None] + f[None, :])
-    at = k * y_class + ((n * Q + q[None, :]) * P + p[:, None]) * y_pixel
-    tl.store(y_ptr + at, best, mask=(p < P)[:, None] & (q < Q)[None, :])
+    at = (k * y_class + (n * Q + q) * P * y_pixel)[None, :] + p[:, None].to(tl.int64) * y_pixel
+    tl.store(y_ptr + at, best, mask=(p < P)[:, None] & (line < lines)[None, :])
 
 
 def distance_fwd(target: torch.Tensor, first: int = 1, count: int = 1, ignore_index: int = -100) -> torch.Tensor:
@@ -74,10 +74,12 @@ def distance_fwd(target: torch.Tensor, first: int = 1, count: int = 1, ignore_in
     columns = empty((count, n, w, h), torch.float32)
     y = empty((n, h, w, count), torch.float32)
     for x, out, p, q, y_class, y_pixel in ((target, columns, h, w, n * h * w, 1), (columns, y, w, h, 1, count)):
+        lines = count * n * q
         block_p = min(next_power_of_2(p), 512 if INTERPRET else 64)
-        block_q = min(next_power_of_2(q), 512 if INTERPRET else 32)
+        block_q = min(next_power_of_2(lines), 65536 // block_p if INTERPRET else 32)
         launch(
-            _distance_fwd_kernel, (n * count, cdiv(p, block_p), cdiv(q, block_q)), x, out,
-            n, p, q, y_class, y_pixel, first, ignore_index, LABELS=x is target, BLOCK_P=block_p, BLOCK_Q=block_q,
+            _distance_fwd_kernel, (cdiv(lines, block_q), cdiv(p, block_p)), x, out,
+            n, p, q, lines, y_class, y_pixel, first, ignore_index,
+            LABELS=x is target, BLOCK_P=block_p, BLOCK_Q=block_q,
         )  # fmt: skip
     return y
