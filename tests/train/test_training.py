@@ -129,6 +129,22 @@ def test_sigmoid_head_and_other_optimizers(tmp_path: Path, optimizer: str) -> No
     assert metrics.iou == pytest.approx(run.best["iou"], rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["ce + dice", "0.5*distance(sigma=3) + focal"])
+def test_sum_of_losses_and_weights_from_the_data(loss: str, tmp_path: Path) -> None:
+    data, out, listener = write_folder(tmp_path / "data"), tmp_path / "run", Silent()
+    config = replace(TINY, data=str(data), out=str(out), loss=loss, class_weights="auto", epochs=1)
+    run = train(config, listener)
+    used = Config.load(out / "config.toml")
+    assert used.loss == loss
+    assert any(f"class weights {used.class_weights}: " in line for line in listener.heard)
+    _, metrics = evaluate(out / "best.h5")
+    assert metrics.loss == pytest.approx(run.history[-1]["val_loss"], rel=1e-5)
+    first = (out / "last.h5").read_bytes()
+    resume(out, Silent())  # takes the numbers, not the data's again
+    assert Config.load(out / "config.toml") == used
+    assert len(first) == (out / "last.h5").stat().st_size
+
+
 def _byte_image():  # type: ignore[no-untyped-def]
     from tritonnet.train.batches import to_device
 

@@ -97,6 +97,8 @@ def train(
     depth: Annotated[int | None, _option("depth", "4")] = None,
     upsample: Annotated[str | None, _option("upsample", "transposed")] = None,
     head: Annotated[str | None, _option("head", "softmax")] = None,
+    loss: Annotated[str | None, _option("loss", "ce")] = None,
+    class_weights: Annotated[str | None, _option("class_weights", "1 for each")] = None,
     momentum: Annotated[float | None, _option("momentum", "0.9")] = None,
     weight_decay: Annotated[float | None, _option("weight_decay", "0")] = None,
     schedule: Annotated[str | None, _option("schedule", "cosine")] = None,
@@ -111,6 +113,7 @@ def train(
     Examples:
     - `tritonnet train --data nuclei` trains with what suits this machine
     - `tritonnet train --data nuclei --size 512 --batch-size 4 --val 0.1 --out runs/large`
+    - `tritonnet train --data nuclei --loss "ce + dice"` where the objects are few or small
     - `tritonnet train --resume runs/001` goes on where a stopped run was last saved, to the same bits
 
     The run folder then holds best.h5 (for predict and evaluate), last.h5 (to go on), metrics.csv, curves.png, samples/
@@ -183,7 +186,8 @@ def _table(metrics: Metrics, names: tuple[str, ...]) -> list[str]:
     scores = zip(names, metrics.class_iou, metrics.class_dice, strict=False)
     return [
         *(f"{name.ljust(wide)}  IoU {iou:.4f}  Dice {dice:.4f}" for name, iou, dice in scores),
-        f"iou {metrics.iou:.4f}  dice {metrics.dice:.4f}  pixel_accuracy {metrics.pixel_accuracy:.4f}",
+        f"iou {metrics.iou:.4f}  dice {metrics.dice:.4f}  pixel_accuracy {metrics.pixel_accuracy:.4f}  "
+        f"loss {metrics.loss:.4f}",
     ]
 
 

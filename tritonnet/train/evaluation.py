@@ -1,6 +1,7 @@
 """Scores of a network on a set of images: the mean loss, and metrics from one confusion matrix summed on the device."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -84,7 +85,7 @@ def evaluate(
         batch_size: images at a time.
 
     Returns:
-        The images and their pooled metrics.
+        The images and their pooled metrics, with the mean of the loss that the network was trained for.
 
     Raises:
         DataError, ModelFileError: what is wrong with the files.
@@ -106,5 +107,6 @@ def evaluate(
     normalizer = Normalizer(trained.card["mean"], trained.card["std"], dataset.scale)
     with precision(trained.precision):
         loader = Loader(dataset, splits[split], batch_size, shuffle=False)
-        _, metrics = score(trained.network, normalizer, loader, Objective(trained.outputs))
-    return dataset, metrics
+        objective = Objective(trained.outputs, run.get("loss", "ce"), run.get("class_weights", ""))
+        loss, metrics = score(trained.network, normalizer, loader, objective)
+    return dataset, replace(metrics, loss=loss)

@@ -7,6 +7,7 @@ classes, else the mean over the classes present (in the truth or in the predicti
 each class.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ class Metrics:
     class_iou: tuple[float, ...]
     class_dice: tuple[float, ...]
     matrix: tuple[tuple[int, ...], ...]  # matrix[truth][prediction], in pixels
+    loss: float = math.nan  # mean over images; NaN where none was computed
 
     @classmethod
     def from_matrix(cls, matrix: Sequence[Sequence[int]]) -> "Metrics":

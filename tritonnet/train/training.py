@@ -18,7 +18,7 @@ import torch
 
 from tritonnet import io, models, optim
 from tritonnet.autograd import Tensor, no_grad, precision
-from tritonnet.data import IGNORE, DataError, Dataset, Loader, channel_statistics
+from tritonnet.data import IGNORE, DataError, Dataset, Loader, channel_statistics, class_weights
 from tritonnet.kernels import runtime, tile_table
 from tritonnet.ops.random import manual_seed
 from tritonnet.train.batches import Normalizer, to_device
@@ -63,13 +63,17 @@ class Training:
         for indices in (self.train_indices, self.val_indices):
             check_some_pixel_counts(self.dataset, indices, config.data or "made cells")
         self.network.set_normalization(mean, std)
+        if config.class_weights == "auto":
+            weights = ",".join(f"{weight:g}" for weight in class_weights(self.dataset, self.train_indices))
+            config = self.config = replace(config, class_weights=weights)
+            listener.message(f"class weights {weights}: pixels / (classes * pixels of the class) of the training masks")
         card = {
             "model": self.network.config, "data": self.dataset.config(), "mean": list(mean), "std": list(std),
             "precision": config.precision, "run": asdict(config),
         }  # fmt: skip
         self.trained = Trained(self.network, card)
         self.normalizer = Normalizer(mean, std, self.dataset.scale)
-        self.objective = Objective(self.network.num_classes)
+        self.objective = Objective(self.network.num_classes, config.loss, config.class_weights)
         self.optimizer = build_optimizer(config, self.network)
         self.captured = CapturedStep(self.step, self.optimizer.publish)
         self.loader = Loader(
