@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import DEVICE, DTYPES, assert_close, check_gradients, gap_untouched, pitched, randn, to64
+from helpers import DEVICE, DTYPES, EPS, assert_close, check_gradients, gap_untouched, pitched, randn, to64
 from losscheck import REDUCTIONS, class_logits64, compare, ignore_index, labels, logits, reduce64
 
 import tritonnet as tn
@@ -192,6 +192,19 @@ def test_faults(reduction: str, distant: bool) -> None:
     x[0, 0, 2, 1] = float("nan")
     focal_loss_fwd(x, target.clamp(0, 2), None, distance, reduction=reduction)
     assert int(fault.flag()) == fault.LOSS
+
+
+def test_float16_gradient_survives_a_loss_scale() -> None:
+    x, target = (3 * randn(1, 2, 64, 64)).half(), labels((1, 64, 64), 2)
+    for f, distant in ((focal_loss, False), (distance_loss, True)):
+        _, dx = focal_loss_fwd(
+            x.permute(0, 2, 3, 1).contiguous(), target, None, distance_fwd(target) if distant else None
+        )
+        assert dx.dtype == torch.float32
+        ours = tn.from_torch(x, True)
+        f(ours, tn.Tensor(target)).backward(tn.tensor(1024.0))
+        assert ours.grad.dtype == torch.float16
+        assert_close(ours.grad.data, 1024 * to64(dx), EPS[torch.float16] * (2 if DEVICE.type == "cuda" else 4))
 
 
 def test_second_backward_and_bits() -> None:

@@ -108,6 +108,13 @@ def test_best_is_what_evaluate_finds(finished: Path) -> None:
     assert metrics.iou == pytest.approx(max(float(row["iou"]) for row in table(finished)), rel=1e-5)
 
 
+def test_a_model_of_before_there_was_a_choice_of_losses(finished: Path) -> None:
+    trained = Trained.load(finished / "best.h5")
+    expected = evaluate(trained)[1].loss
+    del trained.card["run"]["loss"], trained.card["run"]["class_weights"]
+    assert evaluate(trained)[1].loss == expected
+
+
 def test_loss_falls(tmp_path: Path) -> None:
     config = replace(TINY, out=str(tmp_path / "run"), epochs=4, schedule="constant", lr=1e-2, flips=False)
     history = train(config, Silent()).history
