@@ -19,26 +19,20 @@ import triton.language as tl
 from tritonnet.kernels import fault
 from tritonnet.kernels.loss import (
     COUNTS,
+    FLOATS,
     INTEGERS,
     check_reduction,
     counted_weight,
     flag_not_finite,
+    log1p,
     loss_count,
     loss_merge,
+    room_for_gradient,
 )  # fmt: skip
 from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, empty, flat, launch, logical, refuse
 from tritonnet.kernels.softmax import rows
 
 __all__ = ["binary_cross_entropy_fwd"]
-
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@triton.jit
-def _log1p(u):
-    """log(1 + u) for u in 0..1, to a few units in the last place: log(v) * u / (v - 1) with v = 1 + u as rounded."""
-    v = 1.0 + u
-    return tl.where(v == 1.0, u, tl.log(v) * (u / tl.where(v == 1.0, 1.0, v - 1.0)))
 
 
 @triton.jit
@@ -72,7 +66,7 @@ def _binary_cross_entropy_fwd_kernel(
     if pos_weight_ptr is not None:
         positive *= tl.load(pos_weight_ptr + row * pos_row + c * pos_channel, mask=live, other=0.0).to(tl.float32)
     u = tl.exp(-tl.abs(x))
-    tail = _log1p(u)
+    tail = log1p(u)
     loss = positive * (tl.maximum(-x, 0.0) + tail) + (1.0 - t) * (tl.maximum(x, 0.0) + tail)
     # tl.maximum drops a NaN, tail keeps it
     loss = tl.where(known, weight * loss, 0.0)
@@ -163,7 +157,7 @@ def binary_cross_entropy_fwd(
     else:
         check_dtype(op, "target", target, FLOATS)
         _, _, target_pitch = rows(op, "target", target)
-    dx = empty(tuple(x.shape), torch.float32 if x.dtype == torch.float16 else x.dtype) if gradient else None
+    dx = room_for_gradient(x) if gradient else None
     partials = empty(tuple(x.shape) if each else (programs,), torch.float32)
     launch(
         _binary_cross_entropy_fwd_kernel, (programs,),

@@ -23,19 +23,20 @@ import triton.language as tl
 from tritonnet.kernels import fault
 from tritonnet.kernels.loss import (
     COUNTS,
-    INTEGERS,
+    FLOATS,
+    check_labels,
+    check_logits,
     check_reduction,
     counted_weight,
     flag_not_finite,
     loss_count,
     loss_merge,
+    room_for_gradient,
 )  # fmt: skip
-from tritonnet.kernels.runtime import cdiv, check_dtype, empty, flat, launch, logical, refuse
+from tritonnet.kernels.runtime import cdiv, check_dtype, empty, launch, logical, refuse
 from tritonnet.kernels.softmax import load_rows, pick_tile, row_totals, rows
 
 __all__ = ["cross_entropy_fwd"]
-
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @triton.jit
@@ -150,20 +151,12 @@ def cross_entropy_fwd(
     """
     op = "cross_entropy"
     check_reduction(op, reduction)
-    check_dtype(op, "input", x, FLOATS)
-    if x.dim() not in (2, 4):
-        refuse(op, f"input must have shape (N, C) or (N, C, H, W), got {x.dim()} dimensions")
-    m, c, x_pitch = rows(op, "input", x)
-    if weight is not None:
-        check_dtype(op, "weight", weight, (torch.float32,))
-        if tuple(weight.shape) != (c,):
-            refuse(op, f"weight must have shape ({c},), one number a class, got {tuple(weight.shape)}")
+    m, c, x_pitch = check_logits(op, x, weight)
     tile = pick_tile(c)
     programs = cdiv(m, tile.rows)
     each = reduction == "none"
-    pixels = tuple(x.shape[:-1])
-    dx = empty(tuple(x.shape), torch.float32 if x.dtype == torch.float16 else x.dtype) if gradient else None
-    partials = empty(pixels if each else (programs,), torch.float32)
+    dx = room_for_gradient(x) if gradient else None
+    partials = empty(tuple(x.shape[:-1]) if each else (programs,), torch.float32)
     counts, divisor = None, float(m) if reduction == "mean" else 1.0
     if target.shape == x.shape:
         check_dtype(op, "target of the input's shape (class probabilities)", target, FLOATS)
@@ -177,11 +170,7 @@ def cross_entropy_fwd(
             BLOCK_C=tile.channels, num_warps=tile.num_warps,
         )  # fmt: skip
     else:
-        if tuple(target.shape) != pixels:
-            either = f"{pixels} (indices) or {logical(x)} (probabilities)"
-            refuse(op, f"target must have shape {either}, got {logical(target)}")
-        check_dtype(op, "target (class indices)", target, INTEGERS)
-        flat(op, "target", target)
+        check_labels(op, x, target, f" or {logical(x)} (probabilities)")
         if reduction == "mean":
             counts = loss_count(target, weight, ignore_index, c)
         launch(

@@ -16,7 +16,7 @@ __all__ = ["LABEL", "LOSS", "Fault", "check", "flag"]
 LABEL = 1
 LOSS = 2
 MESSAGES = {
-    LABEL: "[cross_entropy] every target must be a class index from 0 to C - 1 or ignore_index, got one outside; "
+    LABEL: "[loss] every target must be a class index from 0 to C - 1 or ignore_index, got one outside; "
     "check the masks and num_classes. The update of this step was skipped",
     LOSS: "[loss] the loss must be finite, got infinity or NaN; lower the learning rate or check the images. "
     "The update of this step was skipped",

@@ -5,7 +5,7 @@ So what the mean divides by must be known before: `loss_count` sums the weights 
 alone (1 to 8 bytes a pixel).
 
     counts  = sum over counted m of w[t[m]]          in at most 256 partial sums, which the loss kernel adds up
-    loss    = sum of partial losses / divisor        divisor: sum of counts, or a number
+    loss    = sum of partial losses / divisor        divisor: sum of counts (at least `least`), or a number
     dx      = gradient * upstream                    in place; nothing is read or written where upstream is 1
 
 Every sum has two stages in a fixed order, so results are bitwise reproducible. The merge sets fault.LOSS where the loss
@@ -18,12 +18,14 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import fault
-from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, flat, launch, refuse
+from tritonnet.kernels.pointwise import FLOATS
+from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, empty, flat, launch, logical, refuse
 from tritonnet.kernels.softmax import rows
 
 __all__ = [
-    "COUNTS", "INTEGERS", "REDUCTIONS", "check_reduction", "counted_weight", "flag_not_finite",
-    "loss_bwd", "loss_count", "loss_merge",
+    "COUNTS", "FLOATS", "INTEGERS", "REDUCTIONS", "check_classes", "check_labels", "check_least", "check_logits",
+    "check_reduction", "counted_weight", "flag_not_finite", "log1p", "loss_bwd", "loss_count", "loss_merge",
+    "room_for_gradient",
 ]  # fmt: skip
 
 COUNTS = 256
@@ -43,6 +45,13 @@ def counted_weight(t, live, weight_ptr, ignore, C: tl.constexpr):
 
 
 @triton.jit
+def log1p(u):
+    """log(1 + u) for u in -1..1, to a few units in the last place: log(v) * u / (v - 1) with v = 1 + u as rounded."""
+    v = 1.0 + u
+    return tl.where(v == 1.0, u, tl.log(v) * (u / tl.where(v == 1.0, 1.0, v - 1.0)))
+
+
+@triton.jit
 def flag_not_finite(loss, fault_ptr, FLAG: tl.constexpr):
     """Set `FLAG` if any of `loss` is NaN or infinite."""
     bad = tl.max((tl.abs(loss) < float("inf")).to(tl.int32) ^ 1)
@@ -50,21 +59,25 @@ def flag_not_finite(loss, fault_ptr, FLAG: tl.constexpr):
 
 
 @triton.jit
-def _loss_count_kernel(target_ptr, weight_ptr, count_ptr, M, stretch, ignore, C: tl.constexpr, BLOCK: tl.constexpr):
+def _loss_count_kernel(
+    target_ptr, weight_ptr, count_ptr,
+    M, stretch, ignore, first,
+    C: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     start = tl.program_id(0).to(tl.int64) * stretch
     acc = tl.zeros((BLOCK,), tl.float32)
     for offset in range(0, stretch, BLOCK):
         m = start + offset + tl.arange(0, BLOCK)
         t = tl.load(target_ptr + m, mask=m < M, other=0).to(tl.int64)
         weight, _, _ = counted_weight(t, m < M, weight_ptr, ignore, C)
-        acc += weight
+        acc += tl.where(t >= first, weight, 0.0)
     tl.store(count_ptr + tl.program_id(0), tl.sum(acc))
 
 
 @triton.jit
 def _loss_merge_kernel(
     partial_ptr, count_ptr, loss_ptr, fault_ptr,
-    n, counts, divisor,  # n partial losses; counts partial weights
+    n, counts, divisor, least,  # n partial losses; counts partial weights
     COUNTS: tl.constexpr, FLAG: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     acc = tl.zeros((BLOCK,), tl.float32)
@@ -75,7 +88,8 @@ def _loss_merge_kernel(
         total = tl.zeros((1,), tl.float32) + divisor
     else:
         at = tl.arange(0, COUNTS)
-        total = tl.zeros((1,), tl.float32) + tl.sum(tl.load(count_ptr + at, mask=at < counts, other=0.0))
+        total = tl.sum(tl.load(count_ptr + at, mask=at < counts, other=0.0))
+        total = tl.zeros((1,), tl.float32) + tl.maximum(total, least)
     loss = tl.sum(acc) / total  # [1]
     tl.store(loss_ptr + tl.arange(0, 1), loss)
     flag_not_finite(tl.where(total == 0.0, 0.0, loss), fault_ptr, FLAG)
@@ -106,7 +120,72 @@ def check_reduction(op: str, reduction: str) -> None:
         refuse(op, f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
 
 
-def loss_count(target: torch.Tensor, weight: torch.Tensor | None, ignore_index: int, classes: int) -> torch.Tensor:
+def check_least(op: str, **numbers: float) -> None:
+    """Raise `Refused` unless each of `numbers` is at least 0 and finite."""
+    for name, value in numbers.items():
+        if not 0 <= value < float("inf"):
+            refuse(op, f"{name} must be at least 0 and finite, got {value}")
+
+
+def check_logits(
+    op: str, x: torch.Tensor, weight: torch.Tensor | None, classes: int | None = None
+) -> tuple[int, int, int]:
+    """Check logits and class weights, one for each of `classes` (by default x's channels): (pixels, channels, pitch).
+
+    Raises:
+        Refused: `x` is not a floating-point (N, C) or (N, H, W, C) buffer, or `weight` not float32 of that length.
+    """
+    check_dtype(op, "input", x, FLOATS)
+    if x.dim() not in (2, 4):
+        refuse(op, f"input must have shape (N, C) or (N, C, H, W), got {x.dim()} dimensions")
+    m, c, x_pitch = rows(op, "input", x)
+    if weight is not None:
+        check_dtype(op, "weight", weight, (torch.float32,))
+        flat(op, "weight", weight)
+        shape = (classes or c,)
+        if tuple(weight.shape) != shape:
+            refuse(op, f"weight must have shape {shape}, one number a class, got {tuple(weight.shape)}")
+    return m, c, x_pitch
+
+
+def check_labels(op: str, x: torch.Tensor, target: torch.Tensor, other: str = "") -> None:
+    """Check that `target` holds one class index a pixel of the logits `x`; `other` names what else it may be.
+
+    Raises:
+        Refused: another shape or dtype, or not contiguous.
+    """
+    pixels = tuple(x.shape[:-1])
+    if tuple(target.shape) != pixels:
+        refuse(op, f"target must have shape {pixels} (indices){other}, got {logical(target)}")
+    check_dtype(op, "target (class indices)", target, INTEGERS)
+    flat(op, "target", target)
+
+
+def check_classes(op: str, x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> int:
+    """Check logits, class indices and class weights for a kernel that holds a pixel's classes in one tile.
+
+    Returns:
+        Number of classes: 2 for one channel, a sigmoid, and else the channels.
+
+    Raises:
+        Refused: shapes or dtypes that do not fit, or more than 4096 classes.
+    """
+    c = max(x.shape[-1] if x.dim() else 1, 2)
+    check_logits(op, x, weight, c)
+    check_labels(op, x, target)
+    if c > 4096:
+        refuse(op, f"input must have at most 4096 classes, got {c}")
+    return c
+
+
+def room_for_gradient(x: torch.Tensor) -> torch.Tensor:
+    """An empty buffer for the gradient of logits `x`, contiguous: of x's dtype, but float32 for float16 logits."""
+    return empty(tuple(x.shape), torch.float32 if x.dtype == torch.float16 else x.dtype)
+
+
+def loss_count(
+    target: torch.Tensor, weight: torch.Tensor | None, ignore_index: int, classes: int, first: int = 0
+) -> torch.Tensor:
     """What a mean divides by: the sum of the weights of the counted targets.
 
     Args:
@@ -114,6 +193,7 @@ def loss_count(target: torch.Tensor, weight: torch.Tensor | None, ignore_index: 
         weight: float32 (classes,), or None for 1 each.
         ignore_index: the target that does not count; one outside 0..classes-1 does not either.
         classes: number of classes, at least 1.
+        first: the first class that counts.
 
     Returns:
         At most 256 partial sums, float32.
@@ -123,12 +203,14 @@ def loss_count(target: torch.Tensor, weight: torch.Tensor | None, ignore_index: 
     programs = max(1, min(COUNTS, cdiv(m, block)))
     counts = empty((programs,), torch.float32)
     stretch = cdiv(cdiv(m, programs), block) * block
-    launch(_loss_count_kernel, (programs,), target, weight, counts, m, stretch, ignore_index, C=classes, BLOCK=block)
+    launch(
+        _loss_count_kernel, (programs,), target, weight, counts, m, stretch, ignore_index, first, C=classes, BLOCK=block
+    )  # fmt: skip
     return counts
 
 
-def loss_merge(partials: torch.Tensor, counts: torch.Tensor | None, divisor: float) -> torch.Tensor:
-    """Add up partial losses and divide by the sum of `counts`, or by `divisor` without them.
+def loss_merge(partials: torch.Tensor, counts: torch.Tensor | None, divisor: float, least: float = 0.0) -> torch.Tensor:
+    """Add up partial losses and divide by the sum of `counts`, at least `least`, or by `divisor` without them.
 
     Returns:
         The loss: float32, no dimensions. Sets fault.LOSS unless it is finite (or nothing was counted).
@@ -136,7 +218,7 @@ def loss_merge(partials: torch.Tensor, counts: torch.Tensor | None, divisor: flo
     loss = empty((), torch.float32)
     launch(
         _loss_merge_kernel, (1,), partials, counts, loss, fault.flag(),
-        partials.numel(), 0 if counts is None else counts.numel(), float(divisor),
+        partials.numel(), 0 if counts is None else counts.numel(), float(divisor), float(least),
         COUNTS=COUNTS, FLAG=fault.LOSS, BLOCK=1024,
     )  # fmt: skip
     return loss

@@ -72,10 +72,16 @@ def row_totals(x_ptr, m, M, x_pitch, C: tl.constexpr, BLOCK_M: tl.constexpr, BLO
 
 
 @triton.jit
-def load_rows(x_ptr, m, c, M, x_pitch, C: tl.constexpr):
-    """Channels `c` of rows `m` as fp32; -inf beyond C, 0 beyond M."""
+def load_rows(x_ptr, m, c, M, x_pitch, C: tl.constexpr, SIGMOID: tl.constexpr = 0):
+    """Channels `c` of rows `m` as fp32; -inf beyond C, 0 beyond M.
+
+    A sigmoid is a softmax over a logit of 0 and its own: with SIGMOID = 1 channel 0 is that 0, and channel 1 the
+    buffer's only one.
+    """
     live = (m < M)[:, None] & (c < C)[None, :]
-    x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=live, other=0.0).to(tl.float32)
+    if SIGMOID:
+        live = live & (c > 0)[None, :]
+    x = tl.load(x_ptr + m[:, None] * x_pitch + (c[None, :] - SIGMOID), mask=live, other=0.0).to(tl.float32)
     return tl.where((c < C)[None, :], x, float("-inf"))
 
 

@@ -22,10 +22,14 @@ from tritonnet.kernels.confusion_matrix import confusion_matrix
 from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad, output_size
 from tritonnet.kernels.convert import cast, copy, image_input, nchw_to_nhwc, nhwc_to_nchw
 from tritonnet.kernels.cross_entropy import cross_entropy_fwd
+from tritonnet.kernels.dice_loss import dice_loss_bwd, dice_loss_fwd
+from tritonnet.kernels.distance import distance_fwd
 from tritonnet.kernels.fill import fill
+from tritonnet.kernels.focal_loss import focal_loss_fwd
 from tritonnet.kernels.head import head_bwd, head_fwd
 from tritonnet.kernels.loss import loss_bwd
 from tritonnet.kernels.max_pool2d import max_pool2d_bwd, max_pool2d_fwd
+from tritonnet.kernels.mse_loss import mse_loss_fwd
 from tritonnet.kernels.mul import expand, mul_fwd
 from tritonnet.kernels.pad import pad_fwd
 from tritonnet.kernels.random import normal, uniform
@@ -264,6 +268,35 @@ def binary_cross_entropies(p: Precision) -> None:
     )
 
 
+def distances(p: Precision) -> None:
+    for dtype in (torch.uint8, torch.int32, torch.int64):
+        distance_fwd(buffer(16, 256, 256, dtype=dtype), ignore_index=255)
+        distance_fwd(buffer(2, 19, 23, dtype=dtype), 1, 16, -100)
+
+
+def region_losses(p: Precision) -> None:
+    """Focal, distance-aware and Dice: one channel, few, and as many as a tile holds."""
+    for c in (1, 2, 17, 4096):
+        n, side = (16, 256) if c < 4096 else (1, 16)
+        x, k = buffer(n, side, side, c, dtype=p.dtype, extra=c % 2), max(c, 2)
+        target, labels = buffer(n, side, side, dtype=torch.uint8), buffer(n, side, side, dtype=torch.int64)
+        far = buffer(n, side, side, k - 1)
+        focal_loss_fwd(x, target, ignore_index=255)
+        focal_loss_fwd(x, labels, buffer(k), alpha=0.25, reduction="none")
+        focal_loss_fwd(x, target, None, far, ignore_index=255)
+        focal_loss_fwd(x, labels, buffer(k), far, reduction="sum", gradient=False)
+        for weight, reduction, batch in ((None, "mean", False), (buffer(k), "none", True)):
+            loss, terms = dice_loss_fwd(x, target, weight, batch=batch, reduction=reduction)
+            dice_loss_bwd(loss, terms, x, target)
+
+
+def squared_errors(p: Precision) -> None:
+    for x in images(p):
+        for reduction in ("mean", "none"):
+            mse_loss_fwd(x, buffer(*x.shape), reduction)
+        mse_loss_fwd(x, x, "sum", gradient=False)
+
+
 def confusion_matrices(p: Precision) -> None:
     for c in (1, 2, 17):
         k = max(c, 2)
@@ -333,6 +366,9 @@ CASES: dict[str, tuple[Callable[[Precision], object], tuple[str, ...]]] = {
     "softmax": (softmaxes, STORED),
     "cross_entropy": (cross_entropies, STORED),
     "binary_cross_entropy": (binary_cross_entropies, STORED),
+    "distance": (distances, ONCE),
+    "region_loss": (region_losses, STORED),
+    "mse_loss": (squared_errors, STORED),
     "confusion_matrix": (confusion_matrices, STORED),
     "blend": (blends, STORED),
     "random": (randoms, STORED),

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from helpers import DEVICE, DTYPES, EPS, TINY, assert_close, check_gradients, gap_untouched, nhwc, pitched, randn, to64
+from helpers import DEVICE, DTYPES, EPS, assert_close, check_gradients, gap_untouched, nhwc, pitched, randn, to64
+from losscheck import REDUCTIONS, compare, ignore_index, labels, logits
 from torch.nn import functional as torch_f
 
 import tritonnet as tn
@@ -21,34 +22,6 @@ CASES = {  # logical shape of the logits, dtype of class indices
     "matrix": ((37, 10), torch.int64),
     "past-a-tile": ((1, 3, 130, 131), torch.uint8),
 }
-REDUCTIONS = ("mean", "sum", "none")
-
-
-def logits(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[tn.Tensor, torch.Tensor]:
-    """Ours, with a pitch, and the reference's."""
-    x = (3 * randn(*shape)).to(dtype)
-    ours = tn.Tensor(pitched(nhwc(x).contiguous()), requires_grad=True) if x.dim() == 4 else tn.from_torch(x, True)
-    return ours, to64(x).requires_grad_()
-
-
-def labels(shape: tuple[int, ...], classes: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(3)
-    return torch.randint(0, classes, shape, generator=generator).to(dtype).to(DEVICE)
-
-
-def compare(loss: tn.Tensor, expected: torch.Tensor, x: tn.Tensor, x64: torch.Tensor, scale: float = 0.7) -> None:
-    """The loss, and the logits' gradient for an upstream gradient other than 1."""
-    assert loss.dtype == torch.float32
-    assert loss.shape == tuple(expected.shape)
-    # exp, log and sums in float32, a few roundings each
-    assert_close(loss.torch(), expected, 1e-6, 1e-12, "loss")
-    dy = scale * randn(expected.numel(), seed=9).view(expected.shape)
-    loss.backward(tn.from_torch(dy))
-    expected.backward(to64(dy))
-    assert x.grad is not None
-    assert x.grad.dtype == x.dtype
-    # rounded before and after the upstream gradient is multiplied in
-    assert_close(x.grad.torch(), x64.grad, 1e-6 + 2 * EPS[x.dtype], TINY[x.dtype], "dx")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -58,9 +31,7 @@ def compare(loss: tn.Tensor, expected: torch.Tensor, x: tn.Tensor, x64: torch.Te
 def test_indices_match_float64(case: str, weighted: bool, reduction: str, dtype: torch.dtype) -> None:
     shape, kind = CASES[case]
     x, x64 = logits(shape, dtype)
-    target = labels(shape[:1] + shape[2:], min(shape[1], 200), kind)
-    target.view(-1)[::5] = 255 if kind == torch.uint8 else -100
-    ignore = int(target.view(-1)[0])
+    target, ignore = labels(shape[:1] + shape[2:], min(shape[1], 200), kind, 5), ignore_index(kind)
     weight = randn(shape[1], seed=4).abs() if weighted else None
     expected = torch_f.cross_entropy(
         x64, target.cpu().long(), None if weight is None else to64(weight), ignore_index=ignore, reduction=reduction

@@ -49,6 +49,8 @@ def test_machine_defaults_yield_to_what_was_chosen() -> None:
         ("accumulate", 0, "accumulate must be at least 1"),
         ("momentum", 1.0, "momentum must be from 0 to below 1"),
         ("size", "large", "size must be int, got 'large'"),
+        ("loss", "ce + iou", "each term must be one of ce, focal, dice, distance, got 'iou'"),
+        ("class_weights", "rare", "must be auto, or numbers above 0"),
         ("seed", -1, "seed must be at least 0"),
     ],
 )

@@ -109,6 +109,13 @@ def test_best_is_what_evaluate_finds(finished: Path) -> None:
     assert metrics.iou == pytest.approx(max(float(row["iou"]) for row in table(finished)), rel=1e-5)
 
 
+def test_a_model_of_before_there_was_a_choice_of_losses(finished: Path) -> None:
+    trained = Trained.load(finished / "best.h5")
+    expected = evaluate(trained)[1].loss
+    del trained.card["run"]["loss"], trained.card["run"]["class_weights"]
+    assert evaluate(trained)[1].loss == expected
+
+
 def test_loss_falls(tmp_path: Path) -> None:
     config = replace(TINY, out=str(tmp_path / "run"), epochs=4, schedule="constant", lr=1e-2, flips=False)
     history = train(config, Silent()).history
@@ -128,6 +135,22 @@ def test_sigmoid_head_and_other_optimizers(tmp_path: Path, optimizer: str) -> No
     assert trained.network(trained.normalizer()(_byte_image())).shape == (1, 1, 16, 16)
     _, metrics = evaluate(trained)
     assert metrics.iou == pytest.approx(run.best["iou"], rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["ce + dice", "0.5*distance(sigma=3) + focal"])
+def test_sum_of_losses_and_weights_from_the_data(loss: str, tmp_path: Path) -> None:
+    data, out, listener = write_folder(tmp_path / "data"), tmp_path / "run", Silent()
+    config = replace(TINY, data=str(data), out=str(out), loss=loss, class_weights="auto", epochs=1)
+    run = train(config, listener)
+    used = Config.load(out / "config.toml")
+    assert used.loss == loss
+    assert any(f"class weights {used.class_weights}: " in line for line in listener.heard)
+    _, metrics = evaluate(out / "best.h5")
+    assert metrics.loss == pytest.approx(run.history[-1]["val_loss"], rel=1e-5)
+    first = (out / "last.h5").read_bytes()
+    resume(out, Silent())  # takes the numbers, not the data's again
+    assert Config.load(out / "config.toml") == used
+    assert len(first) == (out / "last.h5").stat().st_size
 
 
 def _byte_image():  # type: ignore[no-untyped-def]

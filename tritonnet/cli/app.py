@@ -123,6 +123,8 @@ def train(
     depth: Annotated[int | None, _option("depth", "4")] = None,
     upsample: Annotated[str | None, _option("upsample", "transposed")] = None,
     head: Annotated[str | None, _option("head", "softmax")] = None,
+    loss: Annotated[str | None, _option("loss", "ce")] = None,
+    class_weights: Annotated[str | None, _option("class_weights", "1 for each")] = None,
     momentum: Annotated[float | None, _option("momentum", "0.9")] = None,
     weight_decay: Annotated[float | None, _option("weight_decay", "0")] = None,
     schedule: Annotated[str | None, _option("schedule", "cosine")] = None,
@@ -146,6 +148,7 @@ def train(
     - `tritonnet train --data nuclei --size 512 --batch-size 4 --val 0.1 --out runs/large`
     - `tritonnet train --config runs/001/config.toml --out runs/warm --warmup 500 --clip 1` changes a run
     - `tritonnet train --data other --init runs/001/best.h5 --lr 1e-4` starts from its weights and network
+    - `tritonnet train --data nuclei --loss "ce + dice"` where the objects are few or small
     - `tritonnet train --resume runs/001` goes on where a stopped run was last saved, to the same bits
 
     Ctrl-C and SIGTERM save after the step they come in. What has no option stands in config.toml and is set by --config.
@@ -232,7 +235,8 @@ def _table(metrics: Metrics, names: tuple[str, ...]) -> list[str]:
     rows = [(name, *(f"{score:.4f}" for score in scores)) for name, *scores in zip(names, *columns, strict=True)]
     return [
         *("  ".join((row[0].ljust(wide), *(cell.rjust(9) for cell in row[1:]))) for row in (TITLES, *rows)),
-        f"iou {metrics.iou:.4f}  dice {metrics.dice:.4f}  pixel_accuracy {metrics.pixel_accuracy:.4f}",
+        f"iou {metrics.iou:.4f}  dice {metrics.dice:.4f}  pixel_accuracy {metrics.pixel_accuracy:.4f}  "
+        f"loss {metrics.loss:.4f}",
     ]
 
 

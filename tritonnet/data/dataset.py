@@ -17,7 +17,9 @@ import numpy as np
 from tritonnet.data.image import DataError
 from tritonnet.data.mapping import MaskMapping, default_palette
 
-__all__ = ["CACHE_BYTES", "Dataset", "attempt", "channel_statistics", "each", "split", "split_beside_test"]
+__all__ = [
+    "CACHE_BYTES", "Dataset", "attempt", "channel_statistics", "class_weights", "each", "split", "split_beside_test",
+]  # fmt: skip
 
 CACHE_BYTES = 1 << 30  # 5461 RGB images of 256 x 256 with their masks
 
@@ -246,3 +248,23 @@ def channel_statistics(
         mean.append(total / pixels * dataset.scale)
         std.append(variance**0.5 * dataset.scale if variance > 0 else 1.0)
     return tuple(mean), tuple(std)
+
+
+def class_weights(dataset: Dataset, indices: Sequence[int] | None = None) -> tuple[float, ...]:
+    """A weight a class, the rarer the higher: pixels / (classes * pixels of the class), ignored pixels left out.
+
+    So all classes weigh the same in sum, and a pixel 1 on average. A class without a pixel gets 1 and is not counted
+    among the classes. Six digits, so that they can be written down.
+
+    Args:
+        dataset: what to read; this also fills its cache.
+        indices: which samples; None for the training split.
+
+    Raises:
+        DataError: a damaged file.
+    """
+    indices = dataset.splits["train"] if indices is None else indices
+    K = dataset.num_classes
+    counts = sum(each(lambda i: np.bincount(dataset.sample(i)[1].ravel(), minlength=256)[:K], indices)).tolist()
+    present = sum(count > 0 for count in counts)
+    return tuple(float(f"{sum(counts) / (present * count):.6g}") if count else 1.0 for count in counts)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tritonnet.kernels.runtime import INTERPRET, refuse
+from tritonnet.train.objective import parse_loss, parse_weights
 
 __all__ = ["Config"]
 
@@ -34,7 +35,12 @@ HELP = {
     "base_channels": "channels of the U-Net's first level; each level below has twice as many",
     "depth": "how often the U-Net halves the image; size must be at least 2**depth",
     "upsample": "how the U-Net goes up: transposed convolution, or bilinear",
-    "head": "softmax: a channel a class, cross-entropy; sigmoid: one channel for two classes, binary cross-entropy",
+    "head": "softmax: a channel a class; sigmoid: one channel for two classes",
+    "loss": "`ce` (cross-entropy), `focal`, `dice`, `distance`, or a sum such as `ce + dice` or `0.5*ce + distance(sigma=10)`. "
+    "focal(gamma=2) dwells on pixels that are still wrong; dice is the overlap of each class, however small; "
+    "distance(sigma=10, alpha=2, beta=4) is mild on false alarms within sigma pixels of the object",
+    "class_weights": "how much a pixel of each class counts: numbers such as 1,5, or auto: rare classes more, by "
+    "pixels / (classes * pixels of the class) of the training masks. For every loss but dice",
     "size": "images are resized to size x size pixels",
     "batch_size": "images at a time",
     "epochs": "passes over the training images",
@@ -77,6 +83,8 @@ class Config:
     depth: int = 4
     upsample: str = "transposed"
     head: str = "softmax"
+    loss: str = "ce"
+    class_weights: str = ""
     size: int = 256
     batch_size: int = 16
     epochs: int = 60
@@ -122,6 +130,8 @@ class Config:
         for name in ("momentum", "ema", "decay_factor"):
             if not 0 <= getattr(self, name) < 1:
                 refuse("config", f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        parse_loss(self.loss)
+        parse_weights(self.class_weights)
 
     @classmethod
     def for_machine(cls, **chosen: Any) -> "Config":

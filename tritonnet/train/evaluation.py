@@ -97,7 +97,7 @@ def evaluate(
         batch_size: images at a time.
 
     Returns:
-        The images and their pooled metrics, each image's IoU among them.
+        The images and their pooled metrics, with each image's IoU and the mean of the loss that the network was trained for.
 
     Raises:
         DataError, ModelFileError: what is wrong with the files.
@@ -116,8 +116,9 @@ def evaluate(
     normalizer = trained.normalizer(dataset.scale)
     with precision(trained.precision):
         loader = Loader(dataset, splits[split], batch_size, shuffle=False)
-        _, metrics = score(trained.network, normalizer, loader, Objective(trained.outputs), each=True)
-    return dataset, metrics
+        objective = Objective(trained.outputs, run.get("loss", "ce"), run.get("class_weights", ""))
+        loss, metrics = score(trained.network, normalizer, loader, objective, each=True)
+    return dataset, replace(metrics, loss=loss)
 
 
 def _check_classes(config: Config, trained: Trained) -> None:
@@ -131,7 +132,7 @@ def _check_classes(config: Config, trained: Trained) -> None:
     if strange and found.num_classes != len(names):
         raise DataError(
             f"{config.data}: the model knows {len(names)} classes ({', '.join(names)}), the masks hold "
-            f"{found.num_classes} ({found}); train on this data, or mend the masks"
+            f"{found.num_classes}; train on this data, or mend the masks"
         )
 
 

@@ -8,6 +8,7 @@ classes, else the mean over the classes present (in the truth or in the predicti
 each class.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ class Metrics:
     class_recall: tuple[float, ...]
     matrix: tuple[tuple[int, ...], ...]  # matrix[truth][prediction], in pixels
     image_iou: Mapping[str, float] = field(default_factory=dict)  # by the image's name, if it was asked for
+    loss: float = math.nan  # mean over images; NaN where none was computed
 
     @classmethod
     def from_matrix(cls, matrix: Sequence[Sequence[int]]) -> "Metrics":

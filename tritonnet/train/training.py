@@ -18,7 +18,7 @@ import torch
 
 from tritonnet import models
 from tritonnet.autograd import Tensor, precision
-from tritonnet.data import IGNORE, Loader, channel_statistics
+from tritonnet.data import IGNORE, Loader, channel_statistics, class_weights
 from tritonnet.data.loader import Batch
 from tritonnet.kernels import fault, runtime
 from tritonnet.kernels.fault import Fault
@@ -77,13 +77,17 @@ class Training:
                 f"{config.size}, so it will not be learnt; check the masks, or divide otherwise with --val"
             )
         self.network.set_normalization(mean, std)
+        if config.class_weights == "auto":
+            weights = ",".join(f"{weight:g}" for weight in class_weights(self.dataset, self.train_indices))
+            config = self.config = replace(config, class_weights=weights)
+            listener.message(f"class weights {weights}: pixels / (classes * pixels of the class) of the training masks")
         card = {
             "model": self.network.config, "data": self.dataset.config(), "mean": list(mean), "std": list(std),
             "precision": config.precision, "run": asdict(config),
         }  # fmt: skip
         self.trained = Trained(self.network, card)
         self.normalizer = Normalizer(mean, std, self.dataset.scale)
-        self.objective = Objective(self.network.num_classes)
+        self.objective = Objective(self.network.num_classes, config.loss, config.class_weights)
         self.optimizer = build_optimizer(config, self.network)
         average = get_ema_multi_avg_fn(config.ema)
         self.averaged = AveragedModel(self.network, None, None, average, True) if config.ema else None
