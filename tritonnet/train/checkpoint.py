@@ -1,7 +1,7 @@
 """What best.h5 and last.h5 hold of a run, and how a stopped run takes it up again, in the middle of an epoch too."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -65,10 +65,14 @@ def restore(run: "Training") -> None:
         was = file.config["run"].get(name, now["run"][name])
         if was != now["run"][name]:
             raise DataError(f"{run.folder.config}: {name} must be {was}, as it was, got {now['run'][name]}")
-    progress: dict[str, Any] = {"losses": [], "images": [], "learning_rate": 0.0, **file.progress}
+    progress = file.progress
+    if "losses" not in progress:
+        raise DataError(
+            f"{run.folder.last}: is of an older tritonnet; a new run starts from it with --init {run.folder.last}"
+        )
     if progress["best"]:
         io.load_model(run.folder.best, training=False)  # the run ends with it: refuse a lost or damaged one now
-    tile_table.pin(progress.get("tiles", {}))  # other tiles would round otherwise
+    tile_table.pin(progress["tiles"])  # other tiles would round otherwise
     run.network.load_state_dict(file.model)
     average = file.optimizer.pop(AVERAGE, None)
     if run.averaged is not None and average is not None:
@@ -83,7 +87,6 @@ def restore(run: "Training") -> None:
     run.steps_done, run.position, run.rate = int(progress["step"]), int(progress["position"]), progress["learning_rate"]
     run.images = progress["images"]
     run.losses[: len(run.images)].copy_(to_device(np.array(progress["losses"], np.float32)))
-    run.before = progress.get("seconds", run.history[-1]["seconds"] if run.history else 0.0)
-    if "random" in progress:
-        seed, offset = progress["random"]
-        set_state((seed, offset))
+    run.before = progress["seconds"]
+    seed, offset = progress["random"]
+    set_state((seed, offset))
