@@ -1,4 +1,4 @@
-"""Accumulation, averaging, early stopping and the notice of absent classes, around a small network."""
+"""Accumulation, averaging, early stopping, around a small network."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -67,17 +67,3 @@ def test_patience_ends_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     done = train(replace(TINY, out=str(tmp_path / "run"), epochs=9, lr=1e-12, patience=2), listener)
     assert len(done.history) == 3  # nothing changes: the first epoch stays the best
     assert listener.heard[-1] == "no higher IoU for 2 epochs: stopped early"
-
-
-def test_an_absent_class_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train_small(monkeypatch)
-    data = write_folder(tmp_path / "data")
-    for number in range(5):  # class 2 is in the validation mask alone
-        mask = np.arange(256, dtype=np.uint8).reshape(16, 16) % (3 if number == 4 else 2)
-        Image.fromarray(mask).save(data / "masks" / f"cell_{number}.png")
-    listener = Heard()
-    train(replace(TINY, data=str(data), size=16, out=str(tmp_path / "run")), listener)
-    told = [line for line in listener.heard if "will not be learnt" in line]
-    assert len(told) == 1
-    assert told[0].endswith("is in none of the 4 training masks at 16 x 16, so it will not be learnt; check the masks, "
-                            "or divide otherwise with --val")  # fmt: skip

@@ -2,15 +2,12 @@
 
 from typing import Any
 
-import numpy as np
-
 from tritonnet import models, optim
 from tritonnet.data import DataError, Dataset
-from tritonnet.data.dataset import each
 from tritonnet.kernels import runtime
 from tritonnet.train.config import Config
 
-__all__ = ["absent_classes", "build", "build_optimizer", "splits"]
+__all__ = ["build", "build_optimizer", "splits"]
 
 
 def build(config: Config, dataset: Dataset) -> models.Segmenter:
@@ -54,14 +51,3 @@ def splits(dataset: Dataset, config: Config) -> tuple[tuple[int, ...], tuple[int
                 f"{config.data or 'made cells'}: at least one image must be left to {name} with --val {config.val}"
             )
     return train, val
-
-
-def absent_classes(dataset: Dataset, indices: tuple[int, ...]) -> list[str]:
-    """The names of the classes that no mask of these images holds.
-
-    Raises:
-        DataError: a damaged file.
-    """
-    seen = each(lambda index: np.bincount(dataset.sample(index)[1].reshape(-1), minlength=256) > 0, indices)
-    present = np.any(seen, axis=0)
-    return [name for number, name in enumerate(dataset.class_names) if not present[number]]

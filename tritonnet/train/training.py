@@ -27,7 +27,7 @@ from tritonnet.ops.random import manual_seed
 from tritonnet.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tritonnet.train import checkpoint, memory
 from tritonnet.train.batches import Normalizer, to_device
-from tritonnet.train.build import absent_classes, build, build_optimizer, splits
+from tritonnet.train.build import build, build_optimizer, splits
 from tritonnet.train.config import Config
 from tritonnet.train.evaluation import check_some_pixel_counts, open_data, score
 from tritonnet.train.finetune import initialise
@@ -71,11 +71,6 @@ class Training:
         mean, std = channel_statistics(self.dataset, self.train_indices)
         for indices in (self.train_indices, self.val_indices):
             check_some_pixel_counts(self.dataset, indices, config.data or "made cells")
-        for name in absent_classes(self.dataset, self.train_indices):
-            listener.message(
-                f"class {name} is in none of the {len(self.train_indices)} training masks at {config.size} x "
-                f"{config.size}, so it will not be learnt; check the masks, or divide otherwise with --val"
-            )
         self.network.set_normalization(mean, std)
         if config.class_weights == "auto":
             weights = ",".join(f"{weight:g}" for weight in class_weights(self.dataset, self.train_indices))
