@@ -13,9 +13,8 @@ channel is a sigmoid, a softmax over a logit of 0 (class 0, without a term) and 
 enters no sum; one outside the classes neither, and sets fault.LABEL. No term: the mean is NaN, without a fault.
 Two passes over the logits, since the gradient needs the sums: the forward's, which leaves partial sums of each tile that
 `sum_fwd` adds in a fixed order, and the backward's, which needs w / D and (2 I + smooth_nr) / D of each term beside x.
-Deterministic. Every exponent is 0
-or below. Cost: memory-bound; each pass reads x and t, the backward writes dx. At most 4096 classes: a pixel's lie in
-one tile.
+Deterministic. Every exponent is 0 or below. Cost: memory-bound; each pass reads x and t, the backward writes dx. At most
+4096 classes: a pixel's lie in one tile.
 Milletari et al. 2016, with the denominator of Drozdzal et al. 2016 (the probabilities are not squared).
 """
 

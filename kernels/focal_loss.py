@@ -88,24 +88,23 @@ def _focal_loss_fwd_kernel(
     z = tl.sum(tl.where(one, x, 0.0), 1) - top - tl.log(total)
     tail = log1p(tl.exp(-tl.abs(z)))
     a_one, b_one = tl.maximum(-z, 0.0) + tail, tl.maximum(z, 0.0) + tail
-    a = top[:, None] - x + (tl.log(total) + b_one)[:, None]
+    a = tl.where(one, a_one[:, None], top[:, None] - x + (tl.log(total) + b_one)[:, None])
     p = tl.exp(-a)
-    a = tl.where(one, a_one[:, None], a)
     b = tl.where(one, b_one[:, None], -log1p(-p))
     if distance_ptr is None:
-        counts_here = hit & known[:, None]
+        has_term = hit & known[:, None]
         value, slope = _focal(a, b, gamma)
     else:
-        counts_here = ((c > 0) & (c < C))[None, :] & known[:, None]
+        has_term = ((c > 0) & (c < C))[None, :] & known[:, None]
         at = m[:, None] * (C - 1) + (c[None, :] - 1)
-        d2 = tl.load(distance_ptr + at, mask=counts_here, other=float("inf"))
+        d2 = tl.load(distance_ptr + at, mask=has_term, other=float("inf"))
         far = tl.exp(beta * tl.log(tl.maximum(1.0 - tl.exp(d2 * spread), 1e-37)))
         value, slope = _focal(tl.where(hit, a, b), tl.where(hit, b, a), gamma)
         value, slope = tl.where(hit, value, far * value), tl.where(hit, slope, -far * slope)
-    loss = weight * tl.sum(tl.where(counts_here, value, 0.0), 1)
+    loss = weight * tl.sum(tl.where(has_term, value, 0.0), 1)
     if dx_ptr is not None:
-        own = tl.sum(tl.where(one & counts_here, slope, 0.0), 1)
-        rest = tl.where(counts_here & ~one, slope / (1.0 - p), 0.0)
+        own = tl.sum(tl.where(one & has_term, slope, 0.0), 1)
+        rest = tl.where(has_term & ~one, slope / (1.0 - p), 0.0)
         dx = tl.where(one, own[:, None], rest - own[:, None] * q / total[:, None]) - p * tl.sum(rest, 1)[:, None]
         dx = tl.where(known[:, None], dx * (weight * scale)[:, None], 0.0)
         live = (m < M)[:, None] & ((c >= SIGMOID) & (c < C))[None, :]
