@@ -101,7 +101,7 @@ def test_predict_tiles_and_names_what_it_could_not_read(
     (tmp_path / "in" / "c.png").write_bytes(b"no picture")
     options = ("--tiles", "--overlap", "0.5", "--tile-size", "16", "--probabilities", tmp_path / "p.h5")
     assert run("predict", trained / "best.h5", tmp_path / "in", "--out", tmp_path / "out", *options) == 2
-    assert "c.png: cannot be read as PNG, JPEG, GIF or BMP" in (line := one_line(capsys))
+    assert "c.png: cannot be read as PNG, JPEG, TIFF, GIF or BMP" in (line := one_line(capsys))
     assert line.endswith("; 2 of 3 pictures are done")
     assert (tmp_path / "out" / "masks" / "sub" / "b.png").is_file()
     assert (tmp_path / "p.h5").is_file()
