@@ -167,6 +167,35 @@ def test_evaluation_without_recording_is_the_same_in_fewer_kernels(precision, mo
     assert_close(tn.ops.to(y, torch.float32).torch(), recorded.torch(), 1e-5 if precision == "fp32" else 6 * 2**-8)
 
 
+def test_recomputing_keeps_less_and_gives_the_same_bits() -> None:
+    ours, _ = networks(base_channels=4, depth=2)
+    x = randn(2, 3, 8, 10)
+    state = {key: value.numpy() for key, value in ours.state_dict().items()}
+    before, _ = gradients(ours.train(), x)
+    kept = []
+    for levels in (0, 2):
+        ours.load_state_dict(state)
+        ours.recompute(levels)
+        y = ours(tn.from_torch(x))
+        kept.append(saved_bytes(y))
+        after, _ = gradients(ours, x)
+    # at 8x10 and 4x5 pixels: 4 and 8 channels on the way down, and on the way up
+    assert kept[0] - kept[1] == 2 * 2 * (80 * 4 + 20 * 8) * 4
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def saved_bytes(y: tn.Tensor) -> int:
+    """Bytes of the different buffers that the recorded operations keep for the backward."""
+    nodes, stack, found = set(), [y.edge()[0]], {}
+    while stack:
+        node = stack.pop()
+        if node not in nodes:
+            nodes.add(node)
+            stack += [edge[0] for edge in node.edges if isinstance(edge, tuple)]
+            found |= {b.data_ptr(): b.untyped_storage().nbytes() for b in node.ctx.saved if b is not None}
+    return sum(found.values())
+
+
 def test_replaced_block_is_called() -> None:
     ours = models.UNet(3, 2, base_channels=2, depth=1)
     ours.inc = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Tanh())

@@ -28,6 +28,7 @@ class DoubleConv(Module):
         for c, k in ((in_channels, middle or out_channels), (middle or out_channels, out_channels)):
             layers += [Conv2d(c, k, 3, padding=1, bias=False), BatchNorm2d(k), ReLU()]
         self.double_conv = Sequential(*layers)
+        self.recompute = False  # the image between the convolutions, in the backward, instead of keeping it
 
     def forward(self, x: Tensor) -> Tensor:
         """Module by module."""
@@ -76,7 +77,7 @@ class DoubleConv(Module):
         """The second convolution's result, and the statistics of it that the batch norm behind it can use."""
         conv1, norm1, _, conv2, *_ = self.double_conv
         x, moments = conv2d_moments(x, *_window(conv1)) if norm1.uses_batch() else (conv1(x), None)
-        return batch_norm_relu_conv2d(x, norm1.arguments(), *_window(conv2), moments=moments)
+        return batch_norm_relu_conv2d(x, norm1.arguments(), *_window(conv2), moments=moments, recompute=self.recompute)
 
 
 def _window(conv: Conv2d) -> tuple[Any, ...]:

@@ -126,6 +126,17 @@ class UNet(Segmenter):
             x = up.conv.fused(fused_join(*skips.pop(), up.up, x))
         return ups[-1].conv.fused_head(fused_join(*skips.pop(), ups[-1].up, x), self.outc.conv)  # type: ignore[no-any-return]
 
+    def recompute(self, levels: int = 2) -> None:
+        """Train in less memory: keep nothing between the two convolutions of the blocks at the `levels` finest sizes.
+
+        The backward makes those images again, in the fused forward; results keep their bits.
+        """
+        for level in range(self.depth + 1):
+            down = self.inc if level == 0 else getattr(self, f"down{level}").maxpool_conv[1]
+            up = [getattr(self, f"up{self.depth - level}").conv] if level < self.depth else []
+            for block in (down, *up):
+                block.recompute = level < levels
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """As Module's; the key `mask_values` that published files carry is left out."""
         return super().load_state_dict({k: v for k, v in state_dict.items() if k != "mask_values"}, strict)

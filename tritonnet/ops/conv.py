@@ -64,7 +64,7 @@ class BatchNormReluConv2dFunction(Function):
     @staticmethod
     def forward(
         ctx: Context, x: Buffer, scale: Buffer | None, shift: Buffer | None, w: Buffer, bias: Buffer | None, *,
-        running: Running | None, training: bool, moments: Moments | None, eps: float, **window: Any,
+        running: Running | None, training: bool, moments: Moments | None, eps: float, recompute: bool, **window: Any,
     ) -> Any:  # fmt: skip
         mean, var = statistics(x, running, training, moments, any(ctx.needs))
         ctx.norm, ctx.training = Norm(mean, var, scale, shift, eps), training
@@ -77,7 +77,7 @@ class BatchNormReluConv2dFunction(Function):
         between = batch_norm_fwd(x, mean, var, scale, shift, eps=eps, relu=True)
         ctx.window = {key: window[key] for key in ("stride", "dilation", "tf32")}
         ctx.pad = window["padding"][0], window["padding"][2]
-        ctx.save(x, between, w)
+        ctx.save(x, None if recompute else between, w)
         y, moments = conv2d_fwd(between, w, bias, **window)
         return (y, *moments) if moments is not None else (y, None)
 
@@ -90,6 +90,8 @@ class BatchNormReluConv2dFunction(Function):
         else:
             x, between, w = ctx.saved
             norm, size, kernel = ctx.norm, (x.shape[1], x.shape[2]), (w.shape[1], w.shape[2])
+            if between is None:
+                between = batch_norm_fwd(x, *norm.buffers, eps=norm.eps, relu=True)
             dw = conv2d_wgrad(dy, between, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[3] else None
             between, sums = conv2d_dgrad(dy, w, input_size=size, pad=ctx.pad, norm=norm, z=x, **ctx.window)
             first = batch_norm_bwd(between, x, *norm.buffers, eps=norm.eps, relu=True, training=ctx.training, sums=sums)
@@ -218,7 +220,7 @@ def conv2d_batch_norm_relu(
 
 def batch_norm_relu_conv2d(
     input: Tensor, norm: dict[str, Any], weight: Tensor, bias: Tensor | None = None, stride: Size = 1,
-    padding: Size | str = 0, dilation: Size = 1, groups: int = 1, *, moments: Moments | None = None,
+    padding: Size | str = 0, dilation: Size = 1, groups: int = 1, *, moments: Moments | None = None, recompute: bool = False,
 ) -> tuple[Tensor, Moments | None]:  # fmt: skip
     """`conv2d_moments(batch_norm_relu(input, **norm, moments=moments), weight, ...)` as one op.
 
@@ -227,6 +229,8 @@ def batch_norm_relu_conv2d(
 
     Args:
         norm: the arguments of `batch_norm` beside its input.
+        recompute: make the image between again in the backward instead of keeping it: one more pass over the input, the
+            same bits.
         others: as those of `conv2d_moments`; `moments` are the input's.
     """
     op = "batch_norm_relu_conv2d"
@@ -236,6 +240,7 @@ def batch_norm_relu_conv2d(
     y, *parts = _convolve(
         op, input, weight, bias, stride, padding, dilation, groups, statistics=True, function=BatchNormReluConv2dFunction,
         before=(scale, shift), running=running, training=training, moments=moments, eps=eps,
+        recompute=recompute,
     )  # fmt: skip
     return y, None if parts[0] is None else tuple(part.data for part in parts)
 
