@@ -135,6 +135,7 @@ def train(
     patience: Annotated[int | None, _option("patience", "0")] = None,
     init: Annotated[str | None, _option("init", "")] = None,
     flips: Annotated[bool | None, _option("flips", "on", "--flips/--no-flips")] = None,
+    augment: Annotated[str | None, _option("augment", "")] = None,
     cells: Annotated[int | None, _option("cells", "500; without a GPU 200")] = None,
 ) -> None:
     """Train a network on images and masks.
