@@ -146,7 +146,7 @@ def test_sigterm_saves_and_exits_with_its_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_small(monkeypatch)
-    monkeypatch.setattr(Listener, "step", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(Listener, "step", lambda *_: signal.raise_signal(signal.SIGTERM))
     assert run("train", *QUICK, "--out", tmp_path / "run") == 128 + signal.SIGTERM
     out = capsys.readouterr().out
     assert f"stopped after step 1 and saved; go on with: tritonnet train --resume {tmp_path / 'run'}" in out

@@ -120,7 +120,32 @@ def test_preview_draws_outlines(tmp_path: Path) -> None:
     assert ignored.max() < 192
 
 
+def test_preview_shows_what_augmentation_does(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "data", block)
+    sheets = [tmp_path / f"{name}.png" for name in ("plain", "first", "second")]
+    for sheet, augment in zip(sheets, ("", "rotate, elastic", "rotate, elastic"), strict=True):
+        assert (
+            run(
+                "data",
+                "preview",
+                tmp_path / "data",
+                "--out",
+                sheet,
+                "--size",
+                "24",
+                "--count",
+                "2",
+                "--augment",
+                augment,
+            )
+            == 0
+        )
+    plain, first, second = (sheet.read_bytes() for sheet in sheets)
+    assert first == second != plain
+
+
 MISTAKES = {
+    "bad-augmentation": (("preview", "DATA", "--augment", "spin"), "augment: must be names among turns, rotate"),
     "no-data": (("check", "nowhere"), "nowhere: no such folder"),
     "no-argument": (("check",), "Missing argument"),
     "bad-size": (("check", "DATA", "--size", "0"), "--size"),

@@ -60,5 +60,5 @@ def augmented_sample(dataset: Dataset, index: int, augmentation: Augmentation | 
     drawn = augmentation.draw(0, 0, np.array([index]), dataset.size)
     plain = Normalizer((0.0,) * dataset.channels, (1.0,) * dataset.channels, dataset.scale)
     image = image.astype(np.int32 if dataset.wide else np.uint8)
-    x, labels = plain.augmented(augmentation, *map(to_device, (image[None], mask[None], *drawn)))
+    x, labels = plain.augmented(augmentation, *map(to_device, (image[None], mask[None].copy(), *drawn)))
     return (x.numpy()[0].transpose(1, 2, 0) * 255).round().astype(np.uint8), Tensor(labels).numpy()[0]
