@@ -1,0 +1,77 @@
+"""A file listed for reading, from its headers: model and data files in HDF5, safetensors, PyTorch's `.pth`."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from tritonnet.io import hdf5
+from tritonnet.io.atomic import FileError
+from tritonnet.io.hdf5 import Entry
+from tritonnet.io.model_file import load_model
+from tritonnet.io.pth import shapes_pth
+from tritonnet.io.safetensors import shapes_safetensors
+from tritonnet.io.untrusted import SIGNATURE, explained, shown
+
+__all__ = ["inspect"]
+
+
+def inspect(path: str | os.PathLike[str], *, check: bool = False) -> list[str]:
+    """The lines of a table: what kind of file it is, its arrays, groups and attributes, and what a model file was made with.
+
+    Args:
+        path: an HDF5, safetensors or `.pth` file.
+        check: read all values too, and compare every checksum that the file has.
+
+    Raises:
+        FileError: no such file, another kind, damaged, or of a kind that is not read for safety.
+    """
+    path = Path(path)
+    with explained(path), open(path, "rb") as raw:
+        start = raw.read(9)
+    if start[:8] == SIGNATURE:
+        return _hdf5(path, check)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return ["PyTorch weights; the format has no checksums", *_table(list(shapes_pth(path)))]
+    if start[8:] == b"{":
+        return ["safetensors; the format has no checksums", *_table(list(shapes_safetensors(path)))]
+    raise FileError(f"{path}: must be HDF5, safetensors or PyTorch weights; its first bytes are none of those")
+
+
+def _hdf5(path: Path, check: bool) -> list[str]:
+    with hdf5.open(path) as file:
+        entries = list(file.entries(unread="(text of variable length, not read)"))
+        if entries[0].attributes.get("format") == "tritonnet":
+            config = load_model(path, training=check, weights=check).config
+            held = "every SHA-256 holds" if check else "--check compares the SHA-256 of each array"
+            lines = [f"tritonnet model, format version {entries[0].attributes.get('format_version')}; {held}"]
+            lines += [f"  {shown(key)} = {shown(json.dumps(value))}" for key, value in config.items()]
+            for entry in entries:
+                entry.attributes.pop("sha256", None)
+            return [*lines, *_table(entries[1:])]
+        for entry in entries if check else []:
+            if entry.shape and "S" not in entry.dtype:
+                for _ in file.blocks(entry.name, (entry.chunks or entry.shape)[0] or 1, memory=2**63):
+                    pass
+    summed = [entry for entry in entries if "fletcher32" in entry.filters]
+    held = f"{len(summed)} arrays have checksums" + (", which hold" if check else "; --check compares them")
+    return [f"HDF5; {held}", *_table(entries)]
+
+
+def _table(entries: list[Entry]) -> list[str]:
+    rows = [("name", "shape", "type", "bytes", "stored", "chunks", "filters")]
+    for entry in entries:
+        shape, chunks = (" x ".join(map(str, sizes or ())) for sizes in (entry.shape, entry.chunks))
+        sizes = (
+            ("group", "", "", "")
+            if entry.shape is None
+            else (shape or "scalar", entry.dtype, f"{entry.bytes:,}", f"{entry.stored:,}")
+        )
+        rows.append((shown(entry.name), *sizes, chunks, " ".join(entry.filters)))
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in rows]
+    for i, entry in reversed(list(enumerate(entries, 1))):
+        lines[i + 1 : i + 1] = [shown(f"    @{name} = {value}") for name, value in entry.attributes.items()]
+    arrays = [entry for entry in entries if entry.shape is not None]
+    values = sum(math.prod(entry.shape or ()) for entry in arrays)
+    return [*lines, f"{len(arrays)} arrays, {values:,} values, {sum(entry.bytes for entry in arrays):,} bytes"]
