@@ -5,7 +5,7 @@
         file.set_attributes("images", {"unit": "mm"})
     with hdf5.open("scans.h5") as file:
         corner = file.read("images", np.s_[10:20, :, ::2])
-        for block in file.blocks("images"):  # rows, at most 64 MiB of them
+        for block in file.blocks("images"):  # of rows, within 64 MiB of memory
             ...
 
 Values are bool, integers and floats of at most 8 bytes, of any shape (rank 0 and empty too); in as numpy arrays or Tensors
@@ -54,7 +54,7 @@ class Entry:
     Attributes:
         name: its path in the file.
         shape: None for a group.
-        dtype: numpy's name of the type.
+        dtype: numpy's name of the type, or "text".
         bytes: of the values in memory.
         stored: bytes they take in the file.
         chunks: shape of what is read and decoded at once, or None.
@@ -175,17 +175,17 @@ class File:
         Args:
             name: of the array, of rank 1 at least.
             rows: rows of a block, the last but for what is left. None takes as many as `memory` allows, in whole chunks.
-            memory: bytes that a block and the chunk being decoded may take.
+            memory: bytes for two blocks (a loop holds one while the next is read) and the chunk being decoded.
         """
         entry = self.entry(name)
         shape = entry.shape or refuse("hdf5.blocks", f"{name} must be an array with rows, got the shape {entry.shape}")
         row, whole = max(1, entry.bytes // max(1, shape[0])), (entry.chunks or (1,))[0]
         # a chunk as stored, decoded, and turned by the shuffle
-        chunk = 3 * math.prod(entry.chunks or (0,)) * np.dtype(entry.dtype).itemsize
-        most = (memory - chunk) // row
+        chunk = 3 * math.prod(entry.chunks or (0,)) * (entry.bytes // (math.prod(shape) or 1))
+        most = (memory - chunk) // (2 * row)
         if not 1 <= (rows or 1) <= most:
             refuse(
-                "hdf5.blocks", f"memory must hold {rows or 1} rows of {row} bytes and {chunk} for chunks, got {memory}"
+                "hdf5.blocks", f"memory must hold 2 x {rows or 1} rows of {row} bytes and {chunk} bytes, got {memory}"
             )
         step = rows or (most // whole * whole or most)
         for at in range(0, shape[0], step):
@@ -283,7 +283,8 @@ class File:
             return Entry(found.name, attributes=attributes)
         filters = tuple(untrusted.FILTERS[code] for code in untrusted.filters(found))
         size, stored = found.size * found.dtype.itemsize, found.id.get_storage_size()
-        return Entry(found.name, found.shape, found.dtype.name, size, stored, found.chunks, filters, attributes)
+        dtype = "text" if found.dtype.kind == "S" else found.dtype.name
+        return Entry(found.name, found.shape, dtype, size, stored, found.chunks, filters, attributes)
 
     def _place(self, name: str) -> tuple[Any, str]:
         """The group that holds `name`, made if it is not there, and the last word of `name`."""

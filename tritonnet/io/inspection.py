@@ -41,35 +41,42 @@ def inspect(path: str | os.PathLike[str], *, check: bool = False) -> list[str]:
 def _hdf5(path: Path, check: bool) -> list[str]:
     with hdf5.open(path) as file:
         entries = list(file.entries(unread="(text of variable length, not read)"))
-        if entries[0].attributes.get("format") == "tritonnet":
-            config = load_model(path, training=check, weights=check).config
-            held = "every SHA-256 holds" if check else "--check compares the SHA-256 of each array"
-            lines = [f"tritonnet model, format version {entries[0].attributes.get('format_version')}; {held}"]
-            lines += [f"  {shown(key)} = {shown(json.dumps(value))}" for key, value in config.items()]
-            for entry in entries:
-                entry.attributes.pop("sha256", None)
-            return [*lines, *_table(entries[1:])]
-        for entry in entries if check else []:
-            if entry.shape and "S" not in entry.dtype:
-                for _ in file.blocks(entry.name, (entry.chunks or entry.shape)[0] or 1, memory=2**63):
+        root = entries[0].attributes
+        model = root.get("format") == "tritonnet"
+        for entry in entries if check and not model else []:
+            if entry.chunks and entry.dtype != "text":
+                for _ in file.blocks(entry.name, entry.chunks[0], memory=2**63):
                     pass
-    summed = [entry for entry in entries if "fletcher32" in entry.filters]
-    held = f"{len(summed)} arrays have checksums" + (", which hold" if check else "; --check compares them")
-    return [f"HDF5; {held}", *_table(entries)]
+    if model:
+        config = load_model(path, training=check, weights=check).config
+        held = "every SHA-256 holds" if check else "--check compares the SHA-256 of each array"
+        lines = [f"tritonnet model, format version {root.get('format_version')}; {held}"]
+        for entry in entries:
+            entry.attributes.pop("sha256", None)
+        return [*lines, *(shown(f"  {key} = {json.dumps(config[key])}") for key in config), *_table(entries[1:])]
+    summed = sum("fletcher32" in entry.filters for entry in entries)
+    return [
+        f"HDF5; {summed} arrays have checksums{', which hold' if check else '; --check compares them'}",
+        *_table(entries),
+    ]
 
 
 def _table(entries: list[Entry]) -> list[str]:
-    rows = [("name", "shape", "type", "bytes", "stored", "chunks", "filters")]
+    rows: list[tuple[str, ...]] = [("name", "shape", "type", "bytes", "stored", "chunks", "filters")]
     for entry in entries:
         shape, chunks = (" x ".join(map(str, sizes or ())) for sizes in (entry.shape, entry.chunks))
-        sizes = (
-            ("group", "", "", "")
-            if entry.shape is None
-            else (shape or "scalar", entry.dtype, f"{entry.bytes:,}", f"{entry.stored:,}")
+        array = (
+            shape or "scalar",
+            entry.dtype,
+            f"{entry.bytes:,}",
+            f"{entry.stored:,}",
+            chunks,
+            " ".join(entry.filters),
         )
-        rows.append((shown(entry.name), *sizes, chunks, " ".join(entry.filters)))
+        rows.append((shown(entry.name), *(("group", *[""] * 5) if entry.shape is None else array)))
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in rows]
+    turned = [f"{{:{'>' if i in (3, 4) else '<'}{w}}}" for i, w in enumerate(wide)]  # numbers to the right
+    lines = ["  ".join(turned).format(*row).rstrip() for row in rows]
     for i, entry in reversed(list(enumerate(entries, 1))):
         lines[i + 1 : i + 1] = [shown(f"    @{name} = {value}") for name, value in entry.attributes.items()]
     arrays = [entry for entry in entries if entry.shape is not None]

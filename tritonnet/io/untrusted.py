@@ -35,7 +35,7 @@ _LEVELS = 64
 _LARGEST_CHUNK = 2**30  # bytes: a chunk is decoded whole
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _RATIO = 1032  # the most that gzip can expand; lzf: 88
-_WEIGHTS = np.arange(2**16, 0, -1, dtype=np.uint64)
+_WEIGHTS = np.arange(2**13, 0, -1, dtype=np.uint64)
 _REASONS: dict[type, str] = {
     FileNotFoundError: "no such file or folder", IsADirectoryError: "is a folder; name a file in it",
     PermissionError: "permission denied", BlockingIOError: "another process has it open",
@@ -259,8 +259,8 @@ def _fletcher32(data: bytes) -> list[int]:
     """Both sums of HDF5's checksum, mod 65535: of the 16-bit words, and of that sum after each word."""
     words = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2")
     first = second = 0
-    for at in range(0, len(words), 2**16):
-        block = words[at : at + 2**16].astype(np.uint64)
+    for at in range(0, len(words), len(_WEIGHTS)):
+        block = words[at : at + len(_WEIGHTS)].astype(np.uint64)
         second += len(block) * first + int(block @ _WEIGHTS[-len(block) :])
         first += int(block.sum())
     return [first % 65535, second % 65535]
