@@ -21,6 +21,8 @@ from tritonnet.io import FileError, hdf5
 RNG = np.random.Generator(np.random.PCG64(3))
 TYPES = ("bool", "i1", "u1", "<i2", ">u2", "i4", "u4", "i8", "u8", "f2", "f4", ">f4", "f8")
 SHAPES = ((), (1,), (7,), (0,), (3, 0, 2), (5, 6), (2, 3, 4, 3), (1, 2, 1, 3, 2, 2))
+# Python 3.12 and later warn of every fork once threads were started
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 FORK = multiprocessing.get_context("fork")
 
 
