@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 
 import tritonnet as tn
 from tritonnet import Refused
-from tritonnet.io import FileError, hdf5
+from tritonnet.io import FileError, hdf5, untrusted
 
 RNG = np.random.Generator(np.random.PCG64(3))
 TYPES = ("bool", "i1", "u1", "<i2", ">u2", "i4", "u4", "i8", "u8", "f2", "f4", ">f4", "f8")
@@ -365,6 +365,30 @@ def append_when_told(path: Path, pipe: Connection) -> None:
             file.append("x", [step] * 3)
             file.flush()
             pipe.send(step)
+
+
+def test_a_reader_beside_a_writer_tries_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hdf5.open(path, "w") as file:
+        file.append("x", [1, 2, 3])
+    read, calls = untrusted.read, []
+
+    def torn(*arguments: Any) -> np.ndarray:
+        calls.append(1)
+        if len(calls) < 4:
+            raise FileError("x does not match its checksum")
+        return read(*arguments)
+
+    monkeypatch.setattr(untrusted, "read", torn)
+    with hdf5.open(path) as file, pytest.raises(FileError, match="checksum"):
+        file.read("x")
+    with hdf5.open(path, "a") as file:
+        file.start_swmr()
+        assert file.read("x").tolist() == [1, 2, 3]
+        assert len(calls) == 4
+        held = file._file["x"]  # as another thread would
+        with pytest.raises(FileError, match="one thread of a process"):
+            file.read("x")
+        del held
 
 
 def append_for_ever(path: Path, pipe: Connection) -> None:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["FileError", "ModelFileError", "replacing", "write_atomically"]
@@ -56,7 +56,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         # closing alone would leave the lock with a process that was forked meanwhile
-        fcntl.flock(lock, fcntl.LOCK_UN)
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_UN)
         os.close(lock)
     # the rename itself is lost with the power unless the folder is on the disk too
     _fsync(target.parent)
@@ -67,13 +68,13 @@ def _locked(temporary: Path) -> int:
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), os.stat(temporary)):
-                return handle
-        except FileNotFoundError:
-            pass
         except BlockingIOError:
             os.close(handle)
             raise FileError("another process is writing it") from None
+        except OSError:  # a file system without locks
+            return handle
+        if temporary.exists() and temporary.samefile(f"/proc/self/fd/{handle}"):
+            return handle
         os.close(handle)  # what was locked is no longer the temporary file: another writer has just renamed it
 
 

@@ -23,7 +23,7 @@ flushed stays readable.
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import EllipsisType
@@ -149,12 +149,10 @@ class File:
         with explained(self.path):
             return self._entry(self._find(name, h5py.Group, h5py.Dataset), unread)
 
-    def entries(self, unread: str = "") -> Iterator[Entry]:
+    def entries(self, unread: str = "") -> list[Entry]:
         """`entry` of every group and array, the root first and a group before its members."""
-        yield self.entry("/", unread)
         with explained(self.path):
-            for found in untrusted.walk(self._file):
-                yield self._entry(found, unread)
+            return [self._entry(found, unread) for found in untrusted.walk(self._file)]
 
     def read(self, name: str, index: Index = ...) -> np.ndarray:
         """An array, or the part that numpy's `array[index]` would give; nothing else is read.
@@ -164,7 +162,17 @@ class File:
             index: integers, slices and `...`, as in `np.s_[2:5, ..., -1]`; negative ones count from the end, and steps
                 are positive, as in torch.
         """
+        # a chunk that its writer was changing does not match its checksum
+        for _ in range(9 if self._file.swmr_mode else 0):
+            with suppress(FileError):
+                return self._read(name, index)
+        return self._read(name, index)
+
+    def _read(self, name: str, index: Index) -> np.ndarray:
         with explained(self.path):
+            if self._file.swmr_mode and h5py.h5f.get_obj_count(self._file.id, h5py.h5f.OBJ_DATASET):
+                # HDF5 2.0 gives one chunk for another after it refreshed an array that is open twice
+                raise FileError("beside a writer, one thread of a process may read at a time")
             dataset = self._array(name)
             ranges, shape = _picked(dataset.shape, index)
             return untrusted.read(dataset, ranges).reshape(shape)

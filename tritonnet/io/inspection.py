@@ -40,7 +40,7 @@ def inspect(path: str | os.PathLike[str], *, check: bool = False) -> list[str]:
 
 def _hdf5(path: Path, check: bool) -> list[str]:
     with hdf5.open(path) as file:
-        entries = list(file.entries(unread="(text of variable length, not read)"))
+        entries = file.entries(unread="(text of variable length, not read)")
         root = entries[0].attributes
         model = root.get("format") == "tritonnet"
         for entry in entries if check and not model else []:

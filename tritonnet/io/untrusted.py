@@ -110,9 +110,10 @@ def find(file: h5py.File, path: str, *kinds: type) -> Any:
 
 
 def walk(file: h5py.File) -> Iterator[Any]:
-    """Every group and dataset below the root, a group before its members."""
+    """Every group and dataset, the root first and a group before its members."""
     stack = [(file["/"], iter(file["/"]))]
     seen = {h5py.h5o.get_info(file.id).addr}
+    yield stack[0][0]
     while stack:
         group, rest = stack[-1]
         for name in rest:
