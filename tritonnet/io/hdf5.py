@@ -193,7 +193,7 @@ class File:
         most = (memory - chunk) // (2 * row)
         if not 1 <= (rows or 1) <= most:
             refuse(
-                "hdf5.blocks", f"memory must hold 2 x {rows or 1} rows of {row} bytes and {chunk} bytes, got {memory}"
+                "hdf5.blocks", f"memory must be {2 * row} bytes for each of {rows or 1} rows and {chunk}, got {memory}"
             )
         step = rows or (most // whole * whole or most)
         for at in range(0, shape[0], step):
@@ -310,9 +310,7 @@ class File:
         compression: str | None = None, chunks: tuple[int, ...] | None = None,
     ) -> None:  # fmt: skip
         if not _numbers(dtype) or compression not in (None, "gzip", "lzf"):
-            refuse(
-                "hdf5", f"{name} must be numbers of at most 8 bytes, gzip or lzf or neither, got {dtype}, {compression}"
-            )
+            refuse("hdf5", f"{name} must be numbers of at most 8 bytes, gzip, lzf or None, got {dtype}, {compression}")
         group, last = self._place(name)
         if untrusted.has(group, last) or self._file.swmr_mode:
             refuse("hdf5", f"{name} must be a new name, before start_swmr; a part of what is there is written by index")
@@ -320,9 +318,8 @@ class File:
         if shape == ():
             plan.set_layout(h5py.h5d.COMPACT)  # beside the object's header, whose checksum covers it
             kind, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create(h5py.h5s.SCALAR)
-            h5py.Dataset(h5py.h5d.create(group.id, last.encode(), kind, space, plan))[()] = (
-                0 if array is None else array
-            )
+            made = h5py.h5d.create(group.id, last.encode(), kind, space, plan)
+            h5py.Dataset(made)[()] = 0 if array is None else array
         elif 0 in shape and not grows:
             group.create_dataset(last, shape, dtype)
         else:
@@ -352,9 +349,7 @@ def _fitting(array: np.ndarray, dataset: Any, shape: tuple[int, ...]) -> np.ndar
     try:
         return np.broadcast_to(values, shape)
     except ValueError:
-        refuse(
-            "hdf5", f"the value must broadcast to {shape}, the shape of that part of {dataset.name}, got {array.shape}"
-        )
+        refuse("hdf5", f"values must broadcast to {shape}, that part of {dataset.name}, got {array.shape}")
 
 
 def _chunks(shape: tuple[int, ...], itemsize: int, grows: bool) -> tuple[int, ...] | bool:
@@ -366,15 +361,13 @@ def _chunks(shape: tuple[int, ...], itemsize: int, grows: bool) -> tuple[int, ..
 def _picked(shape: tuple[int, ...], index: Index) -> tuple[list[range], tuple[int, ...]]:
     """What `index` means for an array of that shape: a range for each dimension, and the shape of the part."""
     parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
-    parts = parts if ... in parts else (*parts, ...)
-    at = parts.index(...)
+    at = next((i for i, part in enumerate(parts) if part is ...), None)
+    parts, at = ((*parts, ...), len(parts)) if at is None else (parts, at)
     parts = parts[:at] + (slice(None),) * (len(shape) + 1 - len(parts)) + parts[at + 1 :]
     try:
         picks: list[Any] = [range(size)[part] for size, part in zip(shape, parts, strict=True)]
     except (IndexError, TypeError, ValueError) as error:
-        refuse(
-            "hdf5", f"index must be integers, slices and one ... that fit the shape {shape}, got {index!r} ({error})"
-        )
+        refuse("hdf5", f"index must be integers, slices and one ... that fit {shape}, got {index!r} ({error})")
     ranges = [pick if isinstance(pick, range) else range(pick, pick + 1) for pick in picks]
     if any(r.step < 1 for r in ranges) or any(isinstance(part, bool) for part in parts):
         refuse("hdf5", f"index must have positive steps and no bool, got {index!r}")
