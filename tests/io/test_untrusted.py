@@ -105,6 +105,8 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "gzip-long": (chunk(zlib.compress(bytes(2**20)) + bytes(4000), compression="gzip"), "must be 4000 bytes"),
     "gzip-cut": (chunk(zlib.compress(np.random.default_rng(0).bytes(4000))[:3990], compression="gzip"), "must be 4000"),
     "gzip-rubbish": (chunk(bytes(4000), compression="gzip"), "damaged"),
+    "lzf-short": (chunk(b"\x02abc", compression="lzf"), "must be 4000 bytes"),
+    "lzf-long": (chunk(b"\x02abc" + b"\xe0\xff\x00" * 20, compression="lzf"), "must be 4000 bytes"),
     "lzf-rubbish": (chunk(b"\xff" * 4000, compression="lzf"), "damaged"),
     "shuffle-short": (chunk(bytes(3996), shuffle=True, compression="gzip"), "damaged"),
     "checksum": (chunk(bytes(4003) + b"\1", fletcher32=True), "does not match its checksum"),

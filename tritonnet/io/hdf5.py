@@ -102,9 +102,12 @@ class File:
             place = stack.enter_context(replacing(self.path)) if mode == "w" else self.path
             there = mode == "r" or (mode == "a" and self.path.exists())
             flags = untrusted.check_start(self.path) if there else 0
-            options = {"swmr": mode == "r" and flags & 4 != 0, "locking": False if mode == "w" else "best-effort"}
+            locking = False if mode == "w" else "best-effort"
             try:
-                self._file = h5py.File(place, mode, libver=_VERSIONS, track_order=True, **options)
+                if mode == "r" and flags & 4:
+                    self._file = untrusted.open_beside_writer(self.path)
+                else:
+                    self._file = h5py.File(place, mode, libver=_VERSIONS, track_order=True, locking=locking)
             except OSError as error:
                 if not flags or isinstance(error, BlockingIOError):
                     raise

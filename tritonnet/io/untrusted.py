@@ -8,6 +8,7 @@ Chunks are decoded here, not by HDF5: it trusts a filter to give as many bytes a
 process (HDF5 2.0: segmentation fault). Text of variable length is never read: HDF5 allocates the length that the file claims.
 """
 
+import ctypes
 import itertools
 import math
 import os
@@ -25,8 +26,8 @@ from tritonnet.io.atomic import FileError
 from tritonnet.kernels.runtime import Refused
 
 __all__ = [
-    "FILTERS", "SIGNATURE", "attributes", "check_start", "explained", "filters", "find", "has", "member", "read", "shown",
-    "walk",
+    "FILTERS", "SIGNATURE", "attributes", "check_start", "explained", "filters", "find", "has", "member",
+    "open_beside_writer", "read", "shown", "walk",
 ]  # fmt: skip
 
 FILTERS = {FILTER_DEFLATE: "gzip", FILTER_LZF: "lzf", FILTER_SHUFFLE: "shuffle", FILTER_FLETCHER32: "fletcher32"}
@@ -70,6 +71,17 @@ def check_start(path: Path, what: str = "an HDF5 file") -> int:
         hint = "it looks like a PyTorch file; tritonnet.io.load_pth reads those" if pytorch else "not HDF5"
         raise FileError(f"not {what} ({hint})")
     return start[11] if len(start) == 12 and start[8] >= 3 else 0
+
+
+def open_beside_writer(path: Path) -> h5py.File:
+    """Open a file to read that another process appends to, or did until it was killed."""
+    plan = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    plan.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    plan.set_file_locking(True, True)
+    # HDF5 reads what does not match its checksum 100 times, waiting twice as long each time, so a damaged file would hang;
+    # h5py has no name for that setting
+    ctypes.CDLL(h5py.h5p.__file__).H5Pset_metadata_read_attempts(ctypes.c_int64(plan.id), ctypes.c_uint(25))
+    return h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY | h5py.h5f.ACC_SWMR_READ, fapl=plan))
 
 
 # --- the way to an object -------------------------------------------------------------------------------------------
@@ -248,12 +260,13 @@ def _chunk(dataset: h5py.Dataset, corner: tuple[int, ...], codes: list[int]) -> 
 
 
 def _unpacked(data: bytes, size: int) -> bytes:
-    """A chunk of lzf, which h5py has as an HDF5 filter alone: it goes through a dataset in memory."""
+    """A chunk of lzf, which h5py has as an HDF5 filter alone: it goes through a dataset in memory, with a mark at its end."""
+    mark = os.urandom(32)
     with h5py.File("lzf", "w", driver="core", backing_store=False) as file:
-        scratch = file.create_dataset("chunk", (size,), "u1", chunks=(size,), compression="lzf")
-        scratch.id.write_direct_chunk((0,), data)
+        scratch = file.create_dataset("chunk", (size + 32,), "u1", chunks=(size + 32,), compression="lzf")
+        scratch.id.write_direct_chunk((0,), data + b"\x1f" + mark)  # 31: 32 bytes as they are
         values: bytes = scratch[()].tobytes()
-        return values
+    return values[:size] if values[size:] == mark else b""
 
 
 def _fletcher32(data: bytes) -> list[int]:
