@@ -37,12 +37,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
-@pytest.mark.parametrize("command", [(), ("train",), ("evaluate",), ("predict",), ("summary",), ("demo",), ("doctor",)])
+@pytest.mark.parametrize(
+    "command", [(), *((c,) for c in ("train", "evaluate", "predict", "summary", "inspect", "demo", "doctor"))]
+)
 def test_help_teaches(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*command, "--help") == 0
     text = capsys.readouterr().out
     assert "tritonnet" in text
-    if command in (("train",), ("evaluate",), ("predict",), ("summary",)):
+    if command in (("train",), ("evaluate",), ("predict",), ("summary",), ("inspect",)):
         assert "Example" in text
 
 
@@ -132,7 +134,7 @@ MISTAKES = {
     "too-small": (("train", "--model", "unet", "--size", "8"), "size must be at least 16 for this network, got 8"),
     "no-data": (("train", "--data", "nowhere"), "nowhere"),
     "empty-data": (("train", "--data", "", *QUICK), "--data must not be empty"),
-    "a-folder": (("evaluate", "."), "is a folder; name a model file"),
+    "a-folder": (("evaluate", "."), "is a folder; name a file in it"),
     "no-classes": (("summary", "--classes", "0"), "--classes"),
     "bad-val": (("train", *QUICK, "--val", "every:1"), "every:1"),
     "no-model": (("predict", "none.h5", "x.png"), "none.h5"),

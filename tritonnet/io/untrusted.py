@@ -38,7 +38,7 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _RATIO = 1032  # the most that gzip can expand; lzf: 88
 _WEIGHTS = np.arange(2**13, 0, -1, dtype=np.uint64)
 _REASONS: dict[type, str] = {
-    FileNotFoundError: "no such file or folder", IsADirectoryError: "is a folder; name a file in it",
+    FileNotFoundError: "no such file or folder", IsADirectoryError: "is a folder; name a file in it, such as best.h5",
     PermissionError: "permission denied", BlockingIOError: "another process has it open",
 }  # fmt: skip
 
