@@ -41,7 +41,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
-COMMANDS = [(), ("train",), ("evaluate",), ("predict",), ("summary",), ("demo",), ("profile",), ("doctor",)]
+COMMANDS = [
+    (),
+    ("train",),
+    ("evaluate",),
+    ("predict",),
+    ("summary",),
+    ("inspect",),
+    ("demo",),
+    ("profile",),
+    ("doctor",),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -49,7 +59,7 @@ def test_help_teaches(command: tuple[str, ...], capsys: pytest.CaptureFixture[st
     assert run(*command, "--help") == 0
     text = capsys.readouterr().out
     assert "tritonnet" in text
-    if command in (("train",), ("evaluate",), ("predict",), ("summary",), ("profile",)):
+    if command in (("train",), ("evaluate",), ("predict",), ("summary",), ("inspect",), ("profile",)):
         assert "Example" in text
 
 
@@ -221,7 +231,7 @@ MISTAKES = {
     "too-small": (("train", "--model", "unet", "--size", "8"), "size must be at least 16 for this network, got 8"),
     "no-data": (("train", "--data", "nowhere"), "nowhere"),
     "empty-data": (("train", "--data", "", *QUICK), "--data must not be empty"),
-    "a-folder": (("evaluate", "."), "is a folder; name a model file"),
+    "a-folder": (("evaluate", "."), "is a folder; name a file in it"),
     "no-classes": (("summary", "--classes", "0"), "--classes"),
     "bad-val": (("train", *QUICK, "--val", "every:1"), "every:1"),
     "no-model": (("predict", "none.h5", "x.png"), "none.h5"),

@@ -17,7 +17,8 @@ from tritonnet.cli import data
 from tritonnet.cli import doctor as examination
 from tritonnet.cli.progress import listener
 from tritonnet.data import DataError
-from tritonnet.io import ModelFileError
+from tritonnet.io import FileError
+from tritonnet.io import inspect as inspect_file
 from tritonnet.kernels.fault import Fault
 from tritonnet.kernels.runtime import INTERPRET, Refused, refuse
 from tritonnet.measure import Step, made_batch, peak
@@ -33,7 +34,7 @@ from tritonnet.train.finetune import network_of
 
 __all__ = ["app", "main"]
 
-MISTAKES = (DataError, Fault, ModelFileError, OSError, Refused)
+MISTAKES = (DataError, Fault, FileError, OSError, Refused)
 MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
 TITLES = ("class", "IoU", "Dice", "precision", "recall")
 MEMORY_IS_SHORT = "out of memory; choose a smaller --batch-size, --size or --base-channels"
@@ -309,6 +310,22 @@ def summary(
         return
     network = models.UNet(in_channels, classes or 2, base_channels, depth, upsample)
     network.summary((in_channels, size or 256, size or 256))
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="HDF5, safetensors or .pth", show_default=False)],
+    check: Annotated[bool, typer.Option("--check", help="read all values too, and compare their checksums")] = False,
+) -> None:
+    """List what a model or data file holds: arrays, groups, attributes, and what a model was made with.
+
+    Only the headers are read. A damaged file, or one with links or types that are not read for safety, is refused.
+
+    Examples:
+    - `tritonnet inspect runs/001/best.h5 --check`
+    - `tritonnet inspect scans.h5`
+    """
+    print("\n".join(inspect_file(file, check=check)))
 
 
 @app.command()
