@@ -153,7 +153,7 @@ MISTAKES = {
     "exists": (("pack", "DATA", "there.h5"), "there.h5: is there already"),
     "no-folder": (("pack", "DATA", "no/where.h5", "--size", "8"), "no/where.h5: cannot be written (No such file"),
     "bad-ending": (("preview", "DATA", "--out", "sheet.doc"), "sheet.doc: must end in one of .png"),
-    "not-hdf5": (("check", "there.h5"), "there.h5: no folder, and cannot be read as HDF5"),
+    "not-hdf5": (("check", "there.h5"), "there.h5: not a folder or an HDF5 file"),
     "no-count": (("preview", "DATA", "--count", "0"), "--count"),
     "no-command": (("fly",), "No such command"),
 }
