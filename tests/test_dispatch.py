@@ -203,6 +203,8 @@ OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "sgd-nesterov": lambda parameters: optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
     "adam": lambda parameters: optim.Adam(parameters, weight_decay=0.01),
     "adamw": lambda parameters: optim.AdamW(parameters),
+    "adagrad": lambda parameters: optim.Adagrad(parameters, initial_accumulator_value=0.1),
+    "rmsprop": lambda parameters: optim.RMSprop(parameters, momentum=0.9, centered=True),
 }
 NETWORKS: dict[str, tuple[str, Callable[[], models.Segmenter]]] = {
     "unet": ("bf16", lambda: models.UNet(3, 2, base_channels=4, depth=2)),

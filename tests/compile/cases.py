@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from tritonnet.kernels.adagrad import adagrad_step
 from tritonnet.kernels.adam import adam_step
 from tritonnet.kernels.add import add_fwd
 from tritonnet.kernels.argmax import argmax_fwd
@@ -326,6 +327,11 @@ def optimizers(p: Precision) -> None:
         sgd_step(
             Tables(), weights, weights, weights if momentum else [None] * 3, steps if dampening else [None] * 3, lows,
             buffer(1)[0], momentum=momentum, dampening=dampening, weight_decay=0.01, nesterov=nesterov,
+        )  # fmt: skip
+    for alpha, momentum, centered in ((None, 0.0, False), (0.99, 0.0, False), (0.99, 0.9, True)):
+        adagrad_step(
+            Tables(), weights, weights, weights, weights if centered else [None] * 3, weights if momentum else [None] * 3,
+            steps, lows, buffer(1)[0], alpha=alpha, lr_decay=0.1, eps=1e-8, weight_decay=0.01, momentum=momentum,
         )  # fmt: skip
 
 

@@ -122,7 +122,7 @@ def test_loss_falls(tmp_path: Path) -> None:
     assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "adagrad", "rmsprop"])
 def test_sigmoid_head_and_other_optimizers(tmp_path: Path, optimizer: str) -> None:
     data = write_folder(tmp_path / "data")
     out = tmp_path / "run"

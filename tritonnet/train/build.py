@@ -34,8 +34,8 @@ def build_optimizer(config: Config, network: models.Segmenter) -> Any:
     decay = config.weight_decay
     if config.optimizer == "sgd":
         return optim.SGD(network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=decay)
-    kind = optim.AdamW if config.optimizer == "adamw" else optim.Adam
-    return kind(network.parameters(), lr=config.lr, weight_decay=decay)
+    kinds = {"adam": optim.Adam, "adamw": optim.AdamW, "adagrad": optim.Adagrad, "rmsprop": optim.RMSprop}
+    return kinds[config.optimizer](network.parameters(), lr=config.lr, weight_decay=decay)
 
 
 def splits(dataset: Dataset, config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:

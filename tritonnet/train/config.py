@@ -18,7 +18,7 @@ CHOICES = {
     "model": ("unet", "poster"),
     "upsample": ("transposed", "bilinear"),
     "head": ("softmax", "sigmoid"),
-    "optimizer": ("adam", "adamw", "sgd"),
+    "optimizer": ("adam", "adamw", "sgd", "adagrad", "rmsprop"),
     "schedule": ("cosine", "polynomial", "step", "plateau", "constant"),
     "precision": ("fp32", "tf32", "bf16", "fp16"),
 }
@@ -45,7 +45,7 @@ HELP = {
     "batch_size": "images at a time",
     "epochs": "passes over the training images",
     "lr": "learning rate at the start",
-    "optimizer": "adam, adamw, or sgd with momentum",
+    "optimizer": "adam, adamw, sgd with momentum, adagrad or rmsprop",
     "momentum": "of sgd",
     "weight_decay": "of every optimizer",
     "schedule": "of the learning rate: cosine or polynomial (0 at the end), step, plateau (of the validation loss), constant",
