@@ -132,6 +132,7 @@ CALLS: dict[str, Callable[[SimpleNamespace], Any]] = {
     "dice_loss-none": lambda g: F.dice_loss(g.x, g.labels, batch=True, reduction="none"),
     "distance_loss": lambda g: F.distance_loss(g.x, g.labels, g.classes),
     "distance_transform": lambda g: ops.distance_transform(g.labels, 1, 2),
+    "dropout": lambda g: F.dropout(g.x, 0.3),
     "flatten": lambda g: F.flatten(g.x, 1),
     "focal_loss": lambda g: 0.5 * F.focal_loss(g.x, g.labels, alpha=0.25) + F.focal_loss(g.y, g.labels),
     "interpolate": lambda g: F.interpolate(g.x, scale_factor=2, mode="bilinear", align_corners=True),

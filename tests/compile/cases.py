@@ -25,6 +25,7 @@ from tritonnet.kernels.convert import cast, copy, image_input, nchw_to_nhwc, nhw
 from tritonnet.kernels.cross_entropy import cross_entropy_fwd
 from tritonnet.kernels.dice_loss import dice_loss_bwd, dice_loss_fwd
 from tritonnet.kernels.distance import distance_fwd
+from tritonnet.kernels.dropout import dropout
 from tritonnet.kernels.fill import fill
 from tritonnet.kernels.focal_loss import focal_loss_fwd
 from tritonnet.kernels.head import head_bwd, head_fwd
@@ -33,7 +34,7 @@ from tritonnet.kernels.max_pool2d import max_pool2d_bwd, max_pool2d_fwd
 from tritonnet.kernels.mse_loss import mse_loss_fwd
 from tritonnet.kernels.mul import expand, mul_fwd
 from tritonnet.kernels.pad import pad_fwd
-from tritonnet.kernels.random import normal, uniform
+from tritonnet.kernels.random import normal, take, uniform
 from tritonnet.kernels.relu import relu_bwd, relu_fwd
 from tritonnet.kernels.sgd import sgd_step
 from tritonnet.kernels.sigmoid import sigmoid_bwd, sigmoid_fwd
@@ -343,8 +344,12 @@ def averages(p: Precision) -> None:
 
 
 def randoms(p: Precision) -> None:
-    uniform(buffer(1001, dtype=p.dtype), 2**40, 7, 0.0, 1.0)
-    normal(buffer(1001, dtype=p.dtype), 1, 0, 0.0, 1.0)
+    for elements in (1, 64, 1001):
+        state = take(buffer(2, dtype=torch.int64), elements)
+    uniform(buffer(1001, dtype=p.dtype), state, 0.0, 1.0)
+    normal(buffer(1001, dtype=p.dtype), state, 0.0, 1.0)
+    for x in images(p):
+        dropout(x, state, 0.5)
 
 
 # --- the table: what to call, and in which precisions it makes different launches ------------------------------------
@@ -377,5 +382,5 @@ CASES: dict[str, tuple[Callable[[Precision], object], tuple[str, ...]]] = {
     "mse_loss": (squared_errors, STORED),
     "confusion_matrix": (confusion_matrices, STORED),
     "blend": (blends, STORED),
-    "random": (randoms, STORED),
+    "random-dropout": (randoms, STORED),
 }
