@@ -210,6 +210,8 @@ OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
 NETWORKS: dict[str, tuple[str, Callable[[], models.Segmenter]]] = {
     "unet": ("bf16", lambda: models.UNet(3, 2, base_channels=4, depth=2)),
     "unet-bilinear": ("fp32", lambda: models.UNet(3, 1, base_channels=4, depth=2, upsample="bilinear")),
+    "unet-add-conv": ("fp32", lambda: models.UNet(3, 2, 4, 1, skip="add", down="conv", dropout=0.5)),
+    "resunet": ("fp32", lambda: models.ResUNet(3, 2, base_channels=4, depth=1)),
     "poster": ("fp32", lambda: models.PosterUNet(3, 2)),
 }
 
