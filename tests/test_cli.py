@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -155,6 +156,12 @@ def test_sigterm_saves_and_exits_with_its_number(
 def test_summary(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("summary", "--model", "poster") == 0
     assert "176,192" in capsys.readouterr().out
+    assert run("summary", "--model", "resunet", "--base-channels", "4", "--depth", "1") == 0
+    assert "decoder.0.up" in capsys.readouterr().out
+    assert run("summary", "--base-channels", "4", "--depth", "1", "--skip", "add", "--down", "conv") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"up1\.add +Add with row 7 ", out)
+    assert re.search(r"maxpool_conv\.0 +Conv 2x2, stride 2 ", out)
     assert run("summary", trained / "best.h5") == 0
     assert "UNet: 1,754 parameters" in capsys.readouterr().out
 

@@ -21,7 +21,7 @@ TINY = Config(depth=1, size=8, batch_size=1, accumulate=2, epochs=2, cells=5, ch
 CASES = {
     "adam": replace(TINY, clip=0.5, ema=0.9, warmup=2, schedule="polynomial"),
     "sgd": replace(TINY, optimizer="sgd", schedule="plateau", decay_epochs=1, accumulate=1, batch_size=2),
-    "rmsprop": replace(TINY, optimizer="rmsprop", accumulate=1, batch_size=2),
+    "rmsprop-dropout": replace(TINY, optimizer="rmsprop", dropout=0.3),
 }
 
 

@@ -12,6 +12,8 @@ shortcut is a 1x1 convolution where channels or sizes differ; convolutions have 
 constant that the batch norms do not take away.
 """
 
+import itertools
+
 from tritonnet.autograd import Tensor
 from tritonnet.models.blocks import Add, Concat, window
 from tritonnet.models.segmenter import Segmenter
@@ -74,7 +76,7 @@ class Up(Module):
 
     def fused(self, x: Tensor, skip: Tensor) -> Tensor:
         """The same with the fused unit."""
-        return self.unit.fused(self.concat(skip, self.up(x, skip)))  # type: ignore[no-any-return]
+        return self.unit.fused(self.concat(skip, self.up(x, skip)))
 
 
 class ResUNet(Segmenter):
@@ -96,7 +98,7 @@ class ResUNet(Segmenter):
         )
         self.depth = depth
         width = [base_channels * 2**i for i in range(depth + 1)]
-        below = [ResidualUnit(c, k, stride=2) for c, k in zip(width, width[1:], strict=False)]
+        below = [ResidualUnit(c, k, stride=2) for c, k in itertools.pairwise(width)]
         self.encoder = ModuleList([ResidualUnit(in_channels, width[0], first=True), *below])
         self.decoder = ModuleList([Up(width[i + 1], width[i]) for i in reversed(range(depth))])
         self.head = Conv2d(width[0], num_classes, 1)
