@@ -109,6 +109,8 @@ SHAPES: dict[str, dict[str, object]] = {
     "transposed-2x2": {"n": 16, "h": 256, "w": 256, "c": 64, "k": 128, "kernel": (2, 2), "stride": 2, "bias": True},
     "poster-16": {"n": 32, "h": 32, "w": 32, "c": 16, "k": 32, "kernel": (3, 3), "pad": 1},
     "poster-transposed": {"n": 32, "h": 16, "w": 16, "c": 64, "k": 64, "kernel": (3, 3), "stride": 2, "pad": 1},
+    "residual-down": {"n": 16, "h": 256, "w": 256, "c": 64, "k": 128, "kernel": (3, 3), "stride": 2, "pad": 1},
+    "residual-shortcut": {"n": 16, "h": 256, "w": 256, "c": 64, "k": 128, "kernel": (1, 1), "stride": 2},
     "one-channel": {"n": 2, "h": 33, "w": 31, "c": 1, "k": 1, "kernel": (3, 3), "pad": 1},
     "odd": {"n": 2, "h": 19, "w": 23, "c": 17, "k": 17, "kernel": (5, 3), "pad": 2, "dilation": 2, "extra": 3},
 }

@@ -1,6 +1,7 @@
 """Dropout: the mask is the numbers of `uniform`, the same in the backward, a new one each call, and torch's rules at the ends."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from helpers import DEVICE, DTYPES, EPS, assert_close, gap_untouched, pitched, r
 
 import tritonnet as tn
 from tritonnet import nn
+from tritonnet.kernels import runtime
 from tritonnet.kernels.dropout import dropout
 from tritonnet.kernels.random import uniform
 from tritonnet.kernels.runtime import Refused
@@ -79,6 +81,35 @@ def test_backward_drops_what_the_forward_dropped() -> None:
     assert torch.equal(F.dropout(x, 0.4).data, first.data)
 
 
+def test_launches_that_are_replayed_draw_a_new_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CUDA graph does: the same kernels, addresses and constants again."""
+    recorded: list[tuple[Any, Any]] = []
+
+    def launch(*args: Any, **constants: Any) -> None:
+        recorded.append((args, constants))
+        runtime.launch(*args, **constants)
+
+    for module in ("random", "dropout"):
+        monkeypatch.setattr(f"tritonnet.kernels.{module}.launch", launch)
+    tn.manual_seed(3)
+    ones = torch.ones(4, 50, device=DEVICE)
+    x = tn.Tensor(ones, requires_grad=True)
+    y = F.dropout(x, 0.5)
+    y.backward(tn.Tensor(ones))
+    seen = []
+    for replay in range(3):
+        if replay:
+            for args, constants in recorded:
+                runtime.launch(*args, **constants)
+        assert torch.equal(x.grad.data, y.data)
+        assert get_state() == (3, 50 * (replay + 1))
+        seen.append(y.data.clone())
+    tn.manual_seed(3)
+    eager = [F.dropout(tn.Tensor(ones), 0.5).data for _ in range(3)]
+    assert all(torch.equal(a, b) for a, b in zip(seen, eager, strict=True))
+    assert not torch.equal(seen[0], seen[1])
+
+
 def test_uses_up_the_processs_numbers() -> None:
     x = tn.from_torch(randn(3, 5))
     tn.manual_seed(9)
@@ -113,7 +144,7 @@ def test_refuses() -> None:
     x = tn.from_torch(randn(3))
     cases = {
         r"\[dropout\] p must be from 0 to 1, got 1.5": lambda: F.dropout(x, 1.5),
-        r"\[dropout\] p must be from 0 to 1, got nan": lambda: nn.Dropout(float("nan"))(x),
+        r"\[Dropout\] p must be from 0 to 1, got nan": lambda: nn.Dropout(float("nan")),
         r"\[dropout\] inplace must be False, got True": lambda: F.dropout(x, inplace=True),
         r"\[Dropout\] inplace must be False, got True": lambda: nn.Dropout(inplace=True),
         "x must be float32 or bfloat16 or float16, got int64": lambda: F.dropout(tn.tensor([1, 2])),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import assert_close, randn, to64
+from helpers import GPU, assert_close, randn, to64
 from torch import nn
 
 import tritonnet as tn
@@ -108,6 +108,16 @@ def test_forward_and_gradients_like_torch(name: str, path: str) -> None:
         assert_close(p.grad.torch(), other.grad, 1e-4, 1e-6, what=key)
     for key, value in theirs.state_dict().items():
         assert_close(ours.state_dict()[key].torch(), value, 1e-5, what=key)
+
+
+@pytest.mark.skipif(not GPU, reason="16-bit matrix products need a GPU")
+@pytest.mark.parametrize(("precision", "rtol"), [("bf16", 5e-2), ("fp16", 1e-2), ("tf32", 5e-3)])
+def test_lower_precisions(precision: str, rtol: float) -> None:
+    ours, theirs = networks(3, 16, 3)
+    x = randn(2, 3, 65, 48)
+    with tn.precision(precision), torch.no_grad():
+        # rounding errors of about 30 layers add up like a random walk: sqrt(30) x eps x a few
+        assert_close(ours.eval()(tn.from_torch(x)).torch(), theirs.eval()(to64(x)), rtol)
 
 
 def test_fused_means_one_operation(capsys: pytest.CaptureFixture[str]) -> None:
