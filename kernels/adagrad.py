@@ -68,7 +68,8 @@ def _adagrad_step_kernel(
     n = tl.load(row_ptr + 7)
     if tl.load(fault_ptr) == 0:
         step = tl.load(tl.load(row_ptr + 5).to(tl.pointer_type(tl.float32)))
-        rate = tl.load(lr_ptr) / (1.0 + (step - 1.0) * fall)
+        # rounded exactly: every element has its error
+        rate = tl.div_rn(tl.load(lr_ptr), 1.0 + (step - 1.0) * fall)
         # accesses are only wide where no mask can cut through one
         if start + BLOCK <= n:
             whole = tl.full((BLOCK,), True, tl.int1)
