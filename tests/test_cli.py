@@ -222,7 +222,7 @@ MISTAKES = {
     "no-command": (("fly",), "No such command"),
     "no-option": (("train", "--speed", "9"), "No such option"),
     "no-number": (("train", "--epochs", "many"), "--epochs"),
-    "bad-choice": (("train", "--model", "vgg"), "model must be one of unet, poster, got 'vgg'"),
+    "bad-choice": (("train", "--model", "vgg"), "model must be one of unet, resunet, poster, got 'vgg'"),
     "bad-loss": (("train", "--loss", "ce + iou"), "each term must be one of ce, focal, dice, distance, got 'iou'"),
     "bad-size": (("train", "--size", "0"), "size must be at least 1"),
     "too-small": (("train", "--model", "unet", "--size", "8"), "size must be at least 16 for this network, got 8"),
