@@ -1,5 +1,6 @@
-"""SGD with momentum and Adam over all parameters of the U-Net; ours also writes the bfloat16 copies that the next step reads.
+"""SGD with momentum, Adam, AdaGrad and RMSProp over all parameters of the U-Net.
 
+Ours also writes the bfloat16 copies that the next step reads.
 The weights start at 0, so that what is compared after a step is the update itself. Small rates: over all repeats nothing grows.
 Bytes: gradient, weight and state read, weight, state and copy written.
 """
@@ -51,4 +52,18 @@ def adam(base: int, depth: int) -> Case:
     return _case(mine, theirs, tn.optim.Adam(mine, lr=1e-5), peer, 30)
 
 
-test_optim = over([sgd, adam], NETWORKS)
+def adagrad(base: int, depth: int) -> Case:
+    mine, theirs = _parameters(base, depth)
+    # the fused one is the CPU's alone; the start value keeps a first step from being as long for every gradient
+    settings = {"lr": 1e-4, "initial_accumulator_value": 1.0}
+    peer = torch.optim.Adagrad(theirs, foreach=True, **settings)
+    return _case(mine, theirs, tn.optim.Adagrad(mine, **settings), peer, 22)
+
+
+def rmsprop(base: int, depth: int) -> Case:
+    mine, theirs = _parameters(base, depth)
+    peer = torch.optim.RMSprop(theirs, lr=1e-5, momentum=0.9, foreach=True, capturable=GPU)
+    return _case(mine, theirs, tn.optim.RMSprop(mine, lr=1e-5, momentum=0.9), peer, 30)
+
+
+test_optim = over([sgd, adam, adagrad, rmsprop], NETWORKS)

@@ -2,8 +2,9 @@
 
 import torch
 
-from bench.cases import IMAGES, Case, active, nbytes, nchw, nhwc, over, randn
+from bench.cases import DEVICE, IMAGES, LOW, Case, active, nbytes, nchw, nhwc, over, randn
 from tritonnet.kernels.add import add_fwd
+from tritonnet.kernels.dropout import dropout as drop
 from tritonnet.kernels.mul import mul_fwd
 from tritonnet.kernels.relu import relu_bwd, relu_fwd
 from tritonnet.kernels.sigmoid import sigmoid_fwd
@@ -35,4 +36,12 @@ def mul_by_channel(n: int, side: int, c: int) -> Case:
     return Case(lambda: mul_fwd(a, b), lambda: nhwc(nchw(a) * nchw(b)), 2 * nbytes(a))
 
 
-test_pointwise = over([relu, relu_backward, sigmoid, add, mul_by_channel], IMAGES)
+def dropout(n: int, side: int, c: int) -> Case:
+    x, state = torch.ones((n, side, side, c), device=DEVICE, dtype=LOW), torch.tensor([1, 0], device=DEVICE)
+    # elements are 0 or 2: their mean lies within 5 standard deviations of 1
+    assert abs(float(drop(x, state, 0.5).double().mean()) - 1) < 5 / x.numel() ** 0.5
+    # two masks that know nothing of each other differ by as much as one of them is long
+    return Case(lambda: drop(x, state, 0.5), lambda: torch.dropout(x, 0.5, True), 2 * nbytes(x), rtol=1.1)
+
+
+test_pointwise = over([relu, relu_backward, sigmoid, add, mul_by_channel, dropout], IMAGES)

@@ -20,7 +20,7 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.runtime import cdiv, empty, launch
-from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, low_dtype
+from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, entry, low_dtype, store_low
 
 __all__ = ["adam_step"]
 
@@ -56,10 +56,10 @@ def _adam_chunk(
     row_ptr, factor_ptr, start, lane, live, decay, rise1, beta2, rise2, eps,
     DECOUPLED: tl.constexpr, LOW: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    w_ptr = tl.multiple_of(tl.load(row_ptr).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
-    g_ptr = tl.multiple_of(tl.load(row_ptr + 1).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
-    m_ptr = tl.multiple_of(tl.load(row_ptr + 2).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
-    v_ptr = tl.multiple_of(tl.load(row_ptr + 3).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
+    w_ptr = entry(row_ptr, 0, start, lane, ALIGN)
+    g_ptr = entry(row_ptr, 1, start, lane, ALIGN)
+    m_ptr = entry(row_ptr, 2, start, lane, ALIGN)
+    v_ptr = entry(row_ptr, 3, start, lane, ALIGN)
     w = tl.load(w_ptr, mask=live, other=0.0)
     g = tl.load(g_ptr, mask=live, other=0.0)
     m = tl.load(m_ptr, mask=live, other=0.0)
@@ -74,11 +74,7 @@ def _adam_chunk(
     tl.store(w_ptr, w, mask=live)
     tl.store(m_ptr, m, mask=live)
     tl.store(v_ptr, v, mask=live)
-    if LOW is not None:
-        low = tl.load(row_ptr + 5)
-        if low != 0:
-            low_ptr = tl.multiple_of(low.to(tl.pointer_type(LOW)), ALIGN)
-            tl.store(low_ptr + start + lane, w.to(LOW), mask=live)
+    store_low(row_ptr, 5, start, lane, live, w, LOW, ALIGN)
 
 
 @triton.jit

@@ -119,8 +119,10 @@ def _pick(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str, foun
     block_n = min(max(next_power_of_2(width), 16), 128 if wide else 64)
     block_k = 32 if flat and wide else 16 if depth < 32 or not aligned else 64 if depth >= 64 and wide else 32
     block_m = 128 if aligned and (wide or block_n <= 32) else 64
-    heavy = block_n >= 128 or (arch == "sm_100" and not wide) or (
-        name == "conv2d_dgrad" and (not wide or block_m * max(block_n, block_k) >= 8192 or min(depth, width) < 16)
+    heavy = (
+        block_n >= 128
+        or (arch == "sm_100" and not wide)
+        or (name == "conv2d_dgrad" and (not wide or block_m * max(block_n, block_k) >= 8192 or min(depth, width) < 16))
     )
     return Tile("gather", block_m, block_n, block_k, 8 if heavy else 4, 3 if wide else 2)
 

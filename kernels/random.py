@@ -5,9 +5,10 @@
     normal:   mean + std * sqrt(-2 ln u) * cos(2 pi v), and with sin         u = ((r0 >> 8) + 1) / 2**24,
                                                                              v = (r1 >> 8) / 2**24 - 1/2
 
-A number depends on seed, offset and its position alone: not on tiles, devices or what ran before. Deterministic;
-bound by the ten rounds. Sources: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011); Box and Muller
-(1958).
+Seed and offset are the two numbers of a state on the device. `take` copies them for a draw and moves the state on, so that
+a draw recorded in a CUDA graph gives new numbers at each replay. A number depends on seed, offset and its position alone:
+not on tiles, devices or what ran before. Deterministic; bound by the ten rounds. Sources: Salmon et al., Parallel Random
+Numbers: As Easy as 1, 2, 3 (SC 2011); Box and Muller (1958).
 """
 
 import torch
@@ -15,16 +16,25 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.pointwise import FLOATS
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, flat, launch
+from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, empty, flat, launch
 
-__all__ = ["COUNTER_WIDTH", "cos_sin", "normal", "uniform"]
+__all__ = ["COUNTER_WIDTH", "cos_sin", "normal", "philox", "take", "uniform"]
 
 COUNTER_WIDTH = 4  # elements a counter gives
 
 
 @triton.jit
-def _philox(seed, offset, BLOCK: tl.constexpr):
+def _take_kernel(state_ptr, taken_ptr, counters):
+    seed, offset = tl.load(state_ptr), tl.load(state_ptr + 1)
+    tl.store(taken_ptr, seed)
+    tl.store(taken_ptr + 1, offset)
+    tl.store(state_ptr + 1, offset + counters)
+
+
+@triton.jit
+def philox(state_ptr, BLOCK: tl.constexpr):
     """This program's counters [B] as int64, and their four words as numbers (r >> 8) / 2**24 in [0, 1)."""
+    seed, offset = tl.load(state_ptr), tl.load(state_ptr + 1)
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     counter = i + offset
     low, high = (counter & 0xFFFFFFFF).to(tl.uint32), (counter >> 32).to(tl.uint32)
@@ -60,14 +70,14 @@ def cos_sin(u):
 
 
 @triton.jit
-def _uniform_kernel(y_ptr, n, seed, offset, low, width, BLOCK: tl.constexpr):
-    i, u0, u1, u2, u3 = _philox(seed, offset, BLOCK)
+def _uniform_kernel(y_ptr, state_ptr, n, low, width, BLOCK: tl.constexpr):
+    i, u0, u1, u2, u3 = philox(state_ptr, BLOCK)
     _store(y_ptr, i, n, low + width * u0, low + width * u1, low + width * u2, low + width * u3)
 
 
 @triton.jit
-def _normal_kernel(y_ptr, n, seed, offset, mean, std, BLOCK: tl.constexpr):
-    i, u0, u1, u2, u3 = _philox(seed, offset, BLOCK)
+def _normal_kernel(y_ptr, state_ptr, n, mean, std, BLOCK: tl.constexpr):
+    i, u0, u1, u2, u3 = philox(state_ptr, BLOCK)
     # u + 2**-24 lies in (0, 1]: the logarithm is finite
     radius0 = std * tl.sqrt(-2.0 * tl.log(u0 + 1.0 / 16777216))
     radius1 = std * tl.sqrt(-2.0 * tl.log(u2 + 1.0 / 16777216))
@@ -77,30 +87,39 @@ def _normal_kernel(y_ptr, n, seed, offset, mean, std, BLOCK: tl.constexpr):
     _store(y_ptr, i, n, y0, y1, y2, y3)
 
 
-def uniform(y: torch.Tensor, seed: int, offset: int, low: float, high: float) -> torch.Tensor:
+def take(state: torch.Tensor, elements: int) -> torch.Tensor:
+    """A copy of `state` (int64 (2,): seed from 0 to 2**63 - 1, first counter), for a draw of so many elements.
+
+    The state moves on by the ceil(elements / COUNTER_WIDTH) counters that the draw uses.
+    """
+    taken = empty((2,), torch.int64)
+    launch(_take_kernel, (1,), state, taken, cdiv(elements, COUNTER_WIDTH), num_warps=1)
+    return taken
+
+
+def uniform(y: torch.Tensor, state: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """Fill the contiguous buffer `y` with uniform numbers in [low, high) and return it.
 
     Args:
         y: any shape; float32, bfloat16 or float16 (there rounding may reach `high`).
-        seed: from 0 to 2**63 - 1.
-        offset: the first counter; this call uses ceil(y.numel() / COUNTER_WIDTH) of them.
+        state: from `take`.
         low: any number, the least that comes.
         high: any number.
     """
-    return _fill(_uniform_kernel, "uniform", y, seed, offset, low, high - low)
+    return _fill(_uniform_kernel, "uniform", y, state, low, high - low)
 
 
-def normal(y: torch.Tensor, seed: int, offset: int, mean: float, std: float) -> torch.Tensor:
+def normal(y: torch.Tensor, state: torch.Tensor, mean: float, std: float) -> torch.Tensor:
     """Fill the contiguous buffer `y` with normal numbers and return it. Arguments as for `uniform`."""
-    return _fill(_normal_kernel, "normal", y, seed, offset, mean, std)
+    return _fill(_normal_kernel, "normal", y, state, mean, std)
 
 
 def _fill(
-    kernel: triton.JITFunction, op: str, y: torch.Tensor, seed: int, offset: int, first: float, second: float
+    kernel: triton.JITFunction, op: str, y: torch.Tensor, state: torch.Tensor, first: float, second: float
 ) -> torch.Tensor:
     check_dtype(op, "y", y, FLOATS)
     n = flat(op, "y", y)
     counters = cdiv(n, COUNTER_WIDTH)
     block = 65536 if INTERPRET else 512
-    launch(kernel, (cdiv(counters, block),), y, n, seed, offset, float(first), float(second), BLOCK=block, num_warps=4)
+    launch(kernel, (cdiv(counters, block),), y, state, n, float(first), float(second), BLOCK=block, num_warps=4)
     return y

@@ -18,8 +18,8 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import fault
-from tritonnet.kernels.runtime import cdiv, launch
-from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, low_dtype
+from tritonnet.kernels.runtime import launch
+from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, count_steps, entry, low_dtype, store_low
 
 __all__ = ["sgd_step"]
 
@@ -27,25 +27,16 @@ Buffer = torch.Tensor
 
 
 @triton.jit
-def _sgd_count_kernel(table_ptr, fault_ptr, T, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    live = i < T
-    step_ptr = tl.load(table_ptr + i * 6 + 3, mask=live, other=0).to(tl.pointer_type(tl.float32))
-    sound = (tl.load(fault_ptr) == 0).to(tl.float32)
-    tl.store(step_ptr, tl.load(step_ptr, mask=live, other=0.0) + sound, mask=live)
-
-
-@triton.jit
 def _sgd_chunk(
     row_ptr, start, lane, live, lr, decay, momentum, rise,
     MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, DAMPENED: tl.constexpr, LOW: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    w_ptr = tl.multiple_of(tl.load(row_ptr).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
-    g_ptr = tl.multiple_of(tl.load(row_ptr + 1).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
+    w_ptr = entry(row_ptr, 0, start, lane, ALIGN)
+    g_ptr = entry(row_ptr, 1, start, lane, ALIGN)
     w = tl.load(w_ptr, mask=live, other=0.0)
     g = tl.load(g_ptr, mask=live, other=0.0) + decay * w
     if MOMENTUM:
-        b_ptr = tl.multiple_of(tl.load(row_ptr + 2).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
+        b_ptr = entry(row_ptr, 2, start, lane, ALIGN)
         b = momentum * tl.load(b_ptr, mask=live, other=0.0) + rise * g
         if DAMPENED:
             step = tl.load(tl.load(row_ptr + 3).to(tl.pointer_type(tl.float32)))
@@ -54,11 +45,7 @@ def _sgd_chunk(
         g = g + momentum * b if NESTEROV else b
     w -= lr * g
     tl.store(w_ptr, w, mask=live)
-    if LOW is not None:
-        low = tl.load(row_ptr + 4)
-        if low != 0:
-            low_ptr = tl.multiple_of(low.to(tl.pointer_type(LOW)), ALIGN)
-            tl.store(low_ptr + start + lane, w.to(LOW), mask=live)
+    store_low(row_ptr, 4, start, lane, live, w, LOW, ALIGN)
 
 
 @triton.jit
@@ -135,7 +122,7 @@ def sgd_step(
     flag = fault.flag()
     dampened = momentum != 0 and dampening != 0
     if dampened:
-        launch(_sgd_count_kernel, (cdiv(table.tensors, 256),), table.addresses, flag, table.tensors, BLOCK=256)
+        count_steps(table, 3)
     low = LOW[low_dtype("sgd", lows)]
     launch(
         _sgd_step_kernel, (table.blocks.shape[0],), table.addresses, table.blocks, lr, flag,

@@ -6,6 +6,8 @@
 Tables are made on the host and copied without waiting. They are kept by their content, so a training step whose buffers
 lie where they lay before copies nothing. One made while a CUDA graph is captured is kept for good: each replay copies it
 again from the same host memory.
+
+What all optimizers' kernels share stands here too: a row's buffers, the 16-bit copy, the count of a parameter's steps.
 """
 
 from collections import OrderedDict
@@ -13,11 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import triton
 import triton.language as tl
 
-from tritonnet.kernels.runtime import INTERPRET, cdiv, device, empty, flat, refuse
+from tritonnet.kernels import fault
+from tritonnet.kernels.runtime import INTERPRET, cdiv, device, empty, flat, launch, refuse
 
-__all__ = ["BLOCK", "LOW", "Table", "Tables", "low_dtype"]
+__all__ = ["BLOCK", "LOW", "Table", "Tables", "count_steps", "entry", "low_dtype", "store_low"]
 
 # with 8 warps one 16-byte access a thread and array: more takes the registers that keep many accesses in flight
 BLOCK = 16384 if INTERPRET else 1024
@@ -113,3 +117,34 @@ def low_dtype(op: str, lows: Sequence[Buffer | None]) -> torch.dtype | None:
     if len(dtypes) > 1:
         refuse(op, f"the 16-bit copies must have one dtype, got {sorted(map(str, dtypes))}")
     return dtypes.pop() if dtypes else None
+
+
+@triton.jit
+def entry(row_ptr, k, start, lane, ALIGN: tl.constexpr):
+    """Pointers to elements start + lane of a row's k-th buffer, float32."""
+    return tl.multiple_of(tl.load(row_ptr + k).to(tl.pointer_type(tl.float32)), ALIGN) + start + lane
+
+
+@triton.jit
+def store_low(row_ptr, k, start, lane, live, w, LOW: tl.constexpr, ALIGN: tl.constexpr):
+    """Write w to the 16-bit copy in the k-th column, if there is one."""
+    if LOW is not None:
+        low = tl.load(row_ptr + k)
+        if low != 0:
+            low_ptr = tl.multiple_of(low.to(tl.pointer_type(LOW)), ALIGN)
+            tl.store(low_ptr + start + lane, w.to(LOW), mask=live)
+
+
+@triton.jit
+def _count_steps_kernel(table_ptr, fault_ptr, T, width, k, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    live = i < T
+    step_ptr = tl.load(table_ptr + i * width + k, mask=live, other=0).to(tl.pointer_type(tl.float32))
+    sound = (tl.load(fault_ptr) == 0).to(tl.float32)
+    tl.store(step_ptr, tl.load(step_ptr, mask=live, other=0.0) + sound, mask=live)
+
+
+def count_steps(table: Table, k: int) -> None:
+    """Add 1 to the step count (float32, one element) in the k-th column of each row, unless the error flag is up."""
+    grid, width = (cdiv(table.tensors, 256),), table.addresses.shape[1]
+    launch(_count_steps_kernel, grid, table.addresses, fault.flag(), table.tensors, width, k, BLOCK=256)

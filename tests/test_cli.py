@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -165,6 +166,12 @@ def test_sigterm_saves_and_exits_with_its_number(
 def test_summary(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("summary", "--model", "poster") == 0
     assert "176,192" in capsys.readouterr().out
+    assert run("summary", "--model", "resunet", "--base-channels", "4", "--depth", "1") == 0
+    assert "decoder.0.up" in capsys.readouterr().out
+    assert run("summary", "--base-channels", "4", "--depth", "1", "--skip", "add", "--down", "conv") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"up1\.add +Add with row 7 ", out)
+    assert re.search(r"maxpool_conv\.0 +Conv 2x2, stride 2 ", out)
     assert run("summary", trained / "best.h5") == 0
     assert "UNet: 1,754 parameters" in capsys.readouterr().out
 
@@ -225,7 +232,7 @@ MISTAKES = {
     "no-command": (("fly",), "No such command"),
     "no-option": (("train", "--speed", "9"), "No such option"),
     "no-number": (("train", "--epochs", "many"), "--epochs"),
-    "bad-choice": (("train", "--model", "vgg"), "model must be one of unet, poster, got 'vgg'"),
+    "bad-choice": (("train", "--model", "vgg"), "model must be one of unet, resunet, poster, got 'vgg'"),
     "bad-loss": (("train", "--loss", "ce + iou"), "each term must be one of ce, focal, dice, distance, got 'iou'"),
     "bad-size": (("train", "--size", "0"), "size must be at least 1"),
     "too-small": (("train", "--model", "unet", "--size", "8"), "size must be at least 16 for this network, got 8"),

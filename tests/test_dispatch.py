@@ -132,6 +132,7 @@ CALLS: dict[str, Callable[[SimpleNamespace], Any]] = {
     "dice_loss-none": lambda g: F.dice_loss(g.x, g.labels, batch=True, reduction="none"),
     "distance_loss": lambda g: F.distance_loss(g.x, g.labels, g.classes),
     "distance_transform": lambda g: ops.distance_transform(g.labels, 1, 2),
+    "dropout": lambda g: F.dropout(g.x, 0.3),
     "flatten": lambda g: F.flatten(g.x, 1),
     "focal_loss": lambda g: 0.5 * F.focal_loss(g.x, g.labels, alpha=0.25) + F.focal_loss(g.y, g.labels),
     "interpolate": lambda g: F.interpolate(g.x, scale_factor=2, mode="bilinear", align_corners=True),
@@ -203,10 +204,14 @@ OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "sgd-nesterov": lambda parameters: optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
     "adam": lambda parameters: optim.Adam(parameters, weight_decay=0.01),
     "adamw": lambda parameters: optim.AdamW(parameters),
+    "adagrad": lambda parameters: optim.Adagrad(parameters, initial_accumulator_value=0.1),
+    "rmsprop": lambda parameters: optim.RMSprop(parameters, momentum=0.9, centered=True),
 }
 NETWORKS: dict[str, tuple[str, Callable[[], models.Segmenter]]] = {
     "unet": ("bf16", lambda: models.UNet(3, 2, base_channels=4, depth=2)),
     "unet-bilinear": ("fp32", lambda: models.UNet(3, 1, base_channels=4, depth=2, upsample="bilinear")),
+    "unet-add-conv": ("fp32", lambda: models.UNet(3, 2, 4, 1, skip="add", down="conv", dropout=0.5)),
+    "resunet": ("fp32", lambda: models.ResUNet(3, 2, base_channels=4, depth=1)),
     "poster": ("fp32", lambda: models.PosterUNet(3, 2)),
 }
 

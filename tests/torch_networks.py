@@ -22,34 +22,36 @@ def holder(**children: nn.Module) -> nn.Module:
     return module
 
 
-def joined(skip: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """(skip, x) with x zero-padded to the skip's size by diff // 2 before and the rest after."""
+def joined(skip: torch.Tensor, x: torch.Tensor, add: bool = False) -> torch.Tensor:
+    """(skip, x), or their sum, with x zero-padded to the skip's size by diff // 2 before and the rest after."""
     h, w = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
     if h or w:  # a pad by nothing would be a copy, which the benchmarks would time
         x = F.pad(x, (w // 2, w - w // 2, h // 2, h - h // 2))
-    return torch.cat((skip, x), 1)
+    return skip + x if add else torch.cat((skip, x), 1)
 
 
 class TorchUNet(nn.Module):
     """The U-Net under the published key names."""
 
     def __init__(
-        self, in_channels: int, num_classes: int, base_channels: int = 64, depth: int = 4, upsample: str = "transposed"
-    ) -> None:
+        self, in_channels: int, num_classes: int, base_channels: int = 64, depth: int = 4, upsample: str = "transposed",
+        skip: str = "concat", down: str = "pool",
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.depth, bilinear = depth, upsample == "bilinear"
+        self.depth, bilinear, self.add = depth, upsample == "bilinear", skip == "add"
         width = [base_channels * 2**i for i in range(depth + 1)]
         narrow = [w // 2 if bilinear else w for w in width]
         self.inc = holder(double_conv=double_conv(in_channels, width[0]))
         for i in range(1, depth + 1):
             out = narrow[i] if i == depth else width[i]
             inner = holder(double_conv=double_conv(width[i - 1], out))
-            self.add_module(f"down{i}", holder(maxpool_conv=nn.Sequential(nn.MaxPool2d(2), inner)))
+            halve = nn.MaxPool2d(2) if down == "pool" else nn.Conv2d(width[i - 1], width[i - 1], 2, stride=2)
+            self.add_module(f"down{i}", holder(maxpool_conv=nn.Sequential(halve, inner)))
         for i in range(1, depth + 1):
             c, k = width[depth - i + 1], narrow[depth - i] if i < depth else width[0]
             up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
             up = up if bilinear else nn.ConvTranspose2d(c, c // 2, 2, stride=2)
-            conv = holder(double_conv=double_conv(c, k, c // 2 if bilinear else None))
+            conv = holder(double_conv=double_conv(c // 2 if self.add else c, k, c // 2 if bilinear else None))
             self.add_module(f"up{i}", holder(up=up, conv=conv))
         self.outc = holder(conv=nn.Conv2d(width[0], num_classes, 1))
 
@@ -62,7 +64,7 @@ class TorchUNet(nn.Module):
         x = skips.pop()
         for i in range(1, self.depth + 1):
             up = getattr(self, f"up{i}")
-            x = up.conv.double_conv(joined(skips.pop(), up.up(x)))
+            x = up.conv.double_conv(joined(skips.pop(), up.up(x), self.add))
         return self.outc.conv(x)
 
 

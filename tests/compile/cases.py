@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from tritonnet.kernels.adagrad import adagrad_step
 from tritonnet.kernels.adam import adam_step
 from tritonnet.kernels.add import add_fwd
 from tritonnet.kernels.argmax import argmax_fwd
@@ -25,6 +26,7 @@ from tritonnet.kernels.convert import cast, copy, image_input, nchw_to_nhwc, nhw
 from tritonnet.kernels.cross_entropy import cross_entropy_fwd
 from tritonnet.kernels.dice_loss import dice_loss_bwd, dice_loss_fwd
 from tritonnet.kernels.distance import distance_fwd
+from tritonnet.kernels.dropout import dropout
 from tritonnet.kernels.fill import fill
 from tritonnet.kernels.focal_loss import focal_loss_fwd
 from tritonnet.kernels.head import head_bwd, head_fwd
@@ -33,7 +35,7 @@ from tritonnet.kernels.max_pool2d import max_pool2d_bwd, max_pool2d_fwd
 from tritonnet.kernels.mse_loss import mse_loss_fwd
 from tritonnet.kernels.mul import expand, mul_fwd
 from tritonnet.kernels.pad import pad_fwd
-from tritonnet.kernels.random import normal, uniform
+from tritonnet.kernels.random import normal, take, uniform
 from tritonnet.kernels.relu import relu_bwd, relu_fwd
 from tritonnet.kernels.sgd import sgd_step
 from tritonnet.kernels.sigmoid import sigmoid_bwd, sigmoid_fwd
@@ -108,6 +110,8 @@ SHAPES: dict[str, dict[str, object]] = {
     "transposed-2x2": {"n": 16, "h": 256, "w": 256, "c": 64, "k": 128, "kernel": (2, 2), "stride": 2, "bias": True},
     "poster-16": {"n": 32, "h": 32, "w": 32, "c": 16, "k": 32, "kernel": (3, 3), "pad": 1},
     "poster-transposed": {"n": 32, "h": 16, "w": 16, "c": 64, "k": 64, "kernel": (3, 3), "stride": 2, "pad": 1},
+    "residual-down": {"n": 16, "h": 256, "w": 256, "c": 64, "k": 128, "kernel": (3, 3), "stride": 2, "pad": 1},
+    "residual-shortcut": {"n": 16, "h": 256, "w": 256, "c": 64, "k": 128, "kernel": (1, 1), "stride": 2},
     "one-channel": {"n": 2, "h": 33, "w": 31, "c": 1, "k": 1, "kernel": (3, 3), "pad": 1},
     "odd": {"n": 2, "h": 19, "w": 23, "c": 17, "k": 17, "kernel": (5, 3), "pad": 2, "dilation": 2, "extra": 3},
 }
@@ -336,6 +340,11 @@ def optimizers(p: Precision) -> None:
             Tables(), weights, weights, weights if momentum else [None] * 3, steps if dampening else [None] * 3, lows,
             buffer(1)[0], momentum=momentum, dampening=dampening, weight_decay=0.01, nesterov=nesterov,
         )  # fmt: skip
+    for alpha, momentum, centered in ((None, 0.0, False), (0.99, 0.0, False), (0.99, 0.9, True)):
+        adagrad_step(
+            Tables(), weights, weights, weights, weights if centered else [None] * 3, weights if momentum else [None] * 3,
+            steps, lows, buffer(1)[0], alpha=alpha, lr_decay=0.1, eps=1e-8, weight_decay=0.01, momentum=momentum,
+        )  # fmt: skip
 
 
 def averages(p: Precision) -> None:
@@ -346,8 +355,12 @@ def averages(p: Precision) -> None:
 
 
 def randoms(p: Precision) -> None:
-    uniform(buffer(1001, dtype=p.dtype), 2**40, 7, 0.0, 1.0)
-    normal(buffer(1001, dtype=p.dtype), 1, 0, 0.0, 1.0)
+    for elements in (1, 64, 1001):
+        state = take(buffer(2, dtype=torch.int64), elements)
+    uniform(buffer(1001, dtype=p.dtype), state, 0.0, 1.0)
+    normal(buffer(1001, dtype=p.dtype), state, 0.0, 1.0)
+    for x in images(p):
+        dropout(x, state, 0.5)
 
 
 # --- the table: what to call, and in which precisions it makes different launches ------------------------------------
@@ -381,5 +394,5 @@ CASES: dict[str, tuple[Callable[[Precision], object], tuple[str, ...]]] = {
     "mse_loss": (squared_errors, STORED),
     "confusion_matrix": (confusion_matrices, STORED),
     "blend": (blends, STORED),
-    "random": (randoms, STORED),
+    "random-dropout": (randoms, STORED),
 }

@@ -109,7 +109,11 @@ CONFIGS = {
         "base_channels": 2,
         "depth": 2,
         "upsample": "bilinear",
+        "skip": "add",
+        "down": "conv",
+        "dropout": 0.2,
     },
+    "resunet": {"model": "resunet", "in_channels": 1, "num_classes": 3, "base_channels": 2, "depth": 2},
     "poster": {"model": "poster", "in_channels": 3, "num_classes": 2},
 }
 
@@ -125,7 +129,7 @@ def test_build_from_its_config(name) -> None:
 
 
 def test_build_refuses() -> None:
-    with pytest.raises(tn.Refused, match=r"model must be one of unet, poster, got 'vgg'"):
+    with pytest.raises(tn.Refused, match=r"model must be one of unet, resunet, poster, got 'vgg'"):
         models.build({"model": "vgg"})
     with pytest.raises(tn.Refused, match=r"unet does not take these arguments: .*width"):
         models.build({"model": "unet", "width": 3})

@@ -20,6 +20,8 @@ SIZES = {
     31_037_698: ((3, 2), {}),
     31_037_633: ((3, 1), {}),
     17_263_042: ((3, 2), {"upsample": "bilinear"}),
+    27_904_258: ((3, 2), {"skip": "add"}),
+    32_431_298: ((3, 2), {"down": "conv"}),
 }
 
 
@@ -72,6 +74,11 @@ FORWARD = {
     "bilinear": ({"base_channels": 4, "depth": 2, "upsample": "bilinear"}, (1, 18, 13), True),
     "bilinear-deep": ({"base_channels": 2, "depth": 4, "upsample": "bilinear"}, (1, 16, 33), False),
     "one-level": ({"base_channels": 2, "depth": 1}, (1, 3, 5), True),
+    "add": ({"base_channels": 4, "depth": 2, "skip": "add"}, (2, 9, 14), True),
+    "add-bilinear": ({"base_channels": 4, "depth": 2, "skip": "add", "upsample": "bilinear"}, (1, 18, 13), False),
+    "conv": ({"base_channels": 3, "depth": 2, "down": "conv"}, (1, 11, 12), True),
+    "add-conv": ({"base_channels": 4, "depth": 2, "skip": "add", "down": "conv"}, (1, 13, 10), True),
+    "conv-bilinear": ({"base_channels": 2, "depth": 1, "down": "conv", "upsample": "bilinear"}, (1, 5, 6), False),
 }
 
 
@@ -130,10 +137,21 @@ class Spy(nn.Identity):
         return nn.functional.relu(input)
 
 
-@pytest.mark.parametrize(("upsample", "training"), [("transposed", True), ("bilinear", False)])
-def test_replaced_child_takes_the_plain_path_to_the_same_numbers(upsample, training) -> None:
-    ours, _ = networks(base_channels=4, depth=2, upsample=upsample)
-    x = randn(2, 3, 8, 10)
+# arguments, image size, training
+PATHS = {
+    "transposed": ({}, (8, 10), True),
+    "bilinear": ({"upsample": "bilinear"}, (8, 10), False),
+    "add": ({"skip": "add"}, (9, 11), True),
+    "conv": ({"down": "conv"}, (9, 11), True),
+    "add-conv-bilinear": ({"skip": "add", "down": "conv", "upsample": "bilinear"}, (11, 9), False),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_replaced_child_takes_the_plain_path_to_the_same_numbers(name) -> None:
+    kwargs, size, training = PATHS[name]
+    ours, _ = networks(base_channels=4, depth=2, **kwargs)
+    x = randn(2, 3, *size)
     before = {key: value.numpy() for key, value in ours.state_dict().items()}
     assert ours.train(training).is_as_built()
     fused, y = gradients(ours, x)
@@ -152,9 +170,11 @@ def test_replaced_child_takes_the_plain_path_to_the_same_numbers(upsample, train
         assert np.allclose(value.numpy(), state[key], rtol=1e-6, atol=1e-7), key
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_evaluation_without_recording_is_the_same_in_fewer_kernels(precision, monkeypatch) -> None:
-    ours, _ = networks(base_channels=4, depth=2)
+@pytest.mark.parametrize(
+    ("precision", "ways"), [("fp32", ("concat", "pool")), ("bf16", ("concat", "pool")), ("fp32", ("add", "conv"))]
+)
+def test_evaluation_without_recording_is_the_same_in_fewer_kernels(precision, ways, monkeypatch) -> None:
+    ours, _ = networks(base_channels=4, depth=2, skip=ways[0], down=ways[1])
     ours.train()(tn.from_torch(randn(2, 3, 8, 10)))  # running statistics of its own
     x = tn.from_torch(randn(2, 3, 8, 10, seed=1))
     ours.eval()
@@ -194,6 +214,25 @@ def saved_bytes(y: tn.Tensor) -> int:
             stack += [edge[0] for edge in node.edges if isinstance(edge, tuple)]
             found |= {b.data_ptr(): b.untyped_storage().nbytes() for b in node.ctx.saved if b is not None}
     return sum(found.values())
+
+
+def test_dropout_drops_at_the_coarsest_level_in_training_alone() -> None:
+    ours, _ = networks(base_channels=4, depth=1)
+    dropping = models.UNet(3, 2, base_channels=4, depth=1, dropout=0.5)
+    dropping.load_state_dict(ours.state_dict())
+    x = tn.from_torch(randn(1, 3, 6, 6))
+    assert np.array_equal(dropping.eval()(x).numpy(), ours.eval()(x).numpy())
+    seen = []
+    dropping.train().dropout.register_forward_hook(lambda module, args, y: seen.append((args[0].shape, y.numpy())))
+    tn.manual_seed(1)
+    plain = dropping(x).numpy()
+    dropping.dropout._hooks.clear()
+    tn.manual_seed(1)
+    assert np.allclose(dropping(x).numpy(), plain, rtol=1e-4, atol=1e-5), "one mask in both forwards"
+    assert not np.allclose(dropping(x).numpy(), plain, rtol=1e-2)
+    [(shape, dropped)] = seen
+    assert shape == (1, 8, 3, 3)
+    assert 0.2 < (dropped == 0).mean() < 0.95
 
 
 def test_replaced_block_is_called() -> None:
@@ -271,6 +310,8 @@ REFUSED = {
         lambda: models.UNet(3, 2, upsample="nearest"),
         "upsample must be transposed or bilinear, got 'nearest'",
     ),
+    "skip": (lambda: models.UNet(3, 2, skip="none"), "skip must be concat or add, got 'none'"),
+    "down": (lambda: models.UNet(3, 2, down="mean"), "down must be pool or conv, got 'mean'"),
     "classes": (lambda: models.UNet(3, 0), "num_classes must be at least 1, got 0"),
     "depth": (lambda: models.UNet(3, 2, depth=0), "depth must be at least 1, got 0"),
 }

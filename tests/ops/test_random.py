@@ -17,10 +17,15 @@ def buffer(n: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return runtime.empty((n,), dtype)
 
 
+def at(seed: int, offset: int) -> torch.Tensor:
+    """The state on the device."""
+    return torch.tensor([seed, offset], device=DEVICE)
+
+
 # from the known answers of the Random123 library: philox4x32 10, counter and key all zero, and all ones
 def test_known_answers() -> None:
     words = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
-    y = kernels.uniform(buffer(4), 0, 0, 0.0, 1.0)
+    y = kernels.uniform(buffer(4), at(0, 0), 0.0, 1.0)
     assert [round(float(v) * 2**24) for v in y] == [word >> 8 for word in words]
 
 
@@ -40,9 +45,9 @@ def philox(seed: int, counter: int) -> list[int]:
 @pytest.mark.parametrize("offset", [0, 1, 2**32 - 2, 2**40])
 def test_definition(seed: int, offset: int) -> None:
     words = [word for i in range(4) for word in philox(seed, offset + i)]
-    y = kernels.uniform(buffer(15), seed, offset, 0.0, 1.0)
+    y = kernels.uniform(buffer(15), at(seed, offset), 0.0, 1.0)
     assert [round(float(v) * 2**24) for v in y] == [word >> 8 for word in words[:15]]
-    z = kernels.normal(buffer(16), seed, offset, 0.0, 1.0)
+    z = kernels.normal(buffer(16), at(seed, offset), 0.0, 1.0)
     expected = []
     for a, b in zip(words[::2], words[1::2], strict=True):
         radius, angle = math.sqrt(-2 * math.log(((a >> 8) + 1) / 2**24)), 2 * math.pi * ((b >> 8) / 2**24 - 0.5)
@@ -51,28 +56,28 @@ def test_definition(seed: int, offset: int) -> None:
 
 
 def test_position_alone_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = kernels.uniform(buffer(5000), 7, 0, -1.0, 1.0)
-    assert torch.equal(kernels.uniform(buffer(1001), 7, 0, -1.0, 1.0), whole[:1001])
-    assert torch.equal(kernels.uniform(buffer(4000), 7, 250, -1.0, 1.0), whole[1000:])
+    whole = kernels.uniform(buffer(5000), at(7, 0), -1.0, 1.0)
+    assert torch.equal(kernels.uniform(buffer(1001), at(7, 0), -1.0, 1.0), whole[:1001])
+    assert torch.equal(kernels.uniform(buffer(4000), at(7, 250), -1.0, 1.0), whole[1000:])
     launch = kernels.launch
 
     def small_tiles(kernel: object, grid: tuple[int], *args: object, BLOCK: int, **options: object) -> None:
         launch(kernel, (runtime.cdiv(1250, 64),), *args, BLOCK=64, **options)
 
     monkeypatch.setattr(kernels, "launch", small_tiles)
-    assert torch.equal(kernels.uniform(buffer(5000), 7, 0, -1.0, 1.0), whole)
+    assert torch.equal(kernels.uniform(buffer(5000), at(7, 0), -1.0, 1.0), whole)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_moments(dtype: torch.dtype) -> None:
     n = 40000
-    u = to64(kernels.uniform(buffer(n, dtype), 3, 0, 2.0, 5.0))
+    u = to64(kernels.uniform(buffer(n, dtype), at(3, 0), 2.0, 5.0))
     assert u.min() >= 2
     assert u.max() <= 5
     # four standard errors of mean (3 / sqrt(12 n)) and variance
     assert abs(u.mean() - 3.5) < 4 * 3 / math.sqrt(12 * n) + 1e-3
     assert abs(u.var() - 0.75) < 0.02
-    z = (to64(kernels.normal(buffer(n, dtype), 3, 0, 1.0, 2.0)) - 1) / 2
+    z = (to64(kernels.normal(buffer(n, dtype), at(3, 0), 1.0, 2.0)) - 1) / 2
     moments = [float((z**k).mean()) for k in range(1, 5)]
     # four standard errors of the first four moments of a normal: variances 1, 2, 15, 96 over n
     for moment, expected, variance in zip(moments, (0, 1, 0, 3), (1, 2, 15, 96), strict=True):

@@ -1,4 +1,4 @@
-"""SGD, Adam and AdamW against torch.optim in float64 over 20 steps."""
+"""SGD, Adam, AdamW, AdaGrad and RMSProp against torch.optim in float64 over 20 steps."""
 
 from typing import Any
 
@@ -22,6 +22,18 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adam-decay": ("Adam", {"lr": 0.01, "weight_decay": 0.1, "betas": (0.8, 0.99), "eps": 1e-5}),
     "adamw": ("AdamW", {"lr": 0.01}),
     "adamw-zero-betas": ("AdamW", {"lr": 0.01, "betas": (0.0, 0.0), "eps": 1e-3, "weight_decay": 0.3}),
+    "adagrad": ("Adagrad", {}),
+    "adagrad-all": (
+        "Adagrad",
+        {"lr": 0.1, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.5, "eps": 1e-3},
+    ),
+    "rmsprop": ("RMSprop", {"lr": 0.01}),
+    "rmsprop-momentum": ("RMSprop", {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1, "alpha": 0.9}),
+    "rmsprop-centered": ("RMSprop", {"lr": 0.01, "centered": True, "eps": 1e-4}),
+    "rmsprop-all": (
+        "RMSprop",
+        {"lr": 0.01, "centered": True, "momentum": 0.5, "alpha": 0.8, "weight_decay": 0.1, "eps": 1e-2},
+    ),
 }
 
 
@@ -70,7 +82,7 @@ def test_twenty_steps_against_float64(case: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("case", ["sgd-momentum", "adamw"])
+@pytest.mark.parametrize("case", ["sgd-momentum", "adamw", "adagrad", "rmsprop-all"])
 def test_16_bit_copy_is_written_in_the_same_step(case: str, dtype: torch.dtype) -> None:
     name, settings = OPTIMIZERS[case]
     params = parameters()
@@ -87,7 +99,9 @@ def test_16_bit_copy_is_written_in_the_same_step(case: str, dtype: torch.dtype) 
             assert_close(p.low, p.data, 2**-7)
 
 
-@pytest.mark.parametrize("case", ["sgd", "sgd-momentum", "sgd-dampening", "adam", "adamw"])
+@pytest.mark.parametrize(
+    "case", ["sgd", "sgd-momentum", "sgd-dampening", "adam", "adamw", "adagrad-all", "rmsprop-all"]
+)
 def test_step_is_skipped_while_the_flag_is_up(case: str) -> None:
     name, settings = OPTIMIZERS[case]
     params, twins = parameters(SHAPES[:4]), parameters(SHAPES[:4])
@@ -158,7 +172,7 @@ def test_tables_are_made_once_for_the_same_addresses() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", ["sgd-momentum", "adamw"])
+@pytest.mark.parametrize("case", ["sgd-momentum", "adamw", "adagrad-all", "rmsprop-all"])
 def test_captured_step_is_the_eager_one(case: str) -> None:
     name, settings = OPTIMIZERS[case]
     params, twins = parameters(SHAPES[:4]), parameters(SHAPES[:4])
@@ -183,6 +197,18 @@ def test_captured_step_is_the_eager_one(case: str) -> None:
         graph.replay()
         plain.step()
         assert all(torch.equal(p.data, twin.data) for p, twin in zip(params, twins, strict=True))
+
+
+def test_a_constant_gradient_leaves_centered_rmsprop_finite() -> None:
+    """v - a**2 goes to 0, and below it where it is rounded."""
+    p = tn.Parameter(tn.from_torch(randn(4099)))
+    optimizer = optim.RMSprop([p], alpha=0.5, centered=True)
+    p.grad = tn.from_torch(randn(4099, seed=1))
+    for _ in range(40):
+        optimizer.step()
+    square, mean = (optimizer.state[p][slot].data for slot in ("square_avg", "grad_avg"))
+    assert bool((square - mean * mean < 0).any())
+    assert bool(p.data.isfinite().all())
 
 
 def test_zero_grad() -> None:
@@ -229,6 +255,14 @@ def test_refuses() -> None:
         "nesterov needs momentum above 0 and no dampening": lambda: optim.SGD(p, nesterov=True),
         r"betas\[1\] must be in \[0, 1\), got 1.0": lambda: optim.Adam(p, betas=(0.9, 1.0)),
         "eps must be at least 0": lambda: optim.AdamW(p, eps=-1e-8),
+        "lr_decay must be at least 0, got -1": lambda: optim.Adagrad(p, lr_decay=-1),
+        "initial_accumulator_value must be at least 0": lambda: optim.Adagrad(p, initial_accumulator_value=-0.1),
+        r"\[Adagrad\] maximize must be False, got True": lambda: optim.Adagrad(p, maximize=True),
+        r"\[Adagrad\] fused must be None, got True": lambda: optim.Adagrad(p, fused=True),
+        "alpha must be from 0 to 1, got 1.5": lambda: optim.RMSprop(p, alpha=1.5),
+        r"\[RMSprop\] momentum must be at least 0, got -1": lambda: optim.RMSprop(p, momentum=-1),
+        "capturable must be False, got True": lambda: optim.RMSprop(p, capturable=True),
+        r"\[RMSprop\] maximize must be False, got True": lambda: optim.RMSprop(p, maximize=True),
         "amsgrad must be False, got True": lambda: optim.Adam(p, amsgrad=True),
         "maximize must be False, got True": lambda: optim.AdamW(p, maximize=True),
         "fused must be None, got True": lambda: optim.SGD(p, fused=True),

@@ -15,6 +15,8 @@ KINDS = {
     "sgd": ("SGD", {"lr": 0.1}),
     "sgd-momentum": ("SGD", {"lr": 0.1, "momentum": 0.9}),
     "sgd-dampening": ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}),
+    "adagrad": ("Adagrad", {"lr": 0.1, "lr_decay": 0.5, "initial_accumulator_value": 0.5}),
+    "rmsprop": ("RMSprop", {"lr": 0.1, "momentum": 0.9, "centered": True}),
 }
 
 

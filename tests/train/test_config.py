@@ -30,12 +30,14 @@ def test_machine_defaults_yield_to_what_was_chosen() -> None:
     assert config.size == 48
     assert config.lr == 1e-3
     assert config.model == ("poster" if INTERPRET else "unet")
+    assert Config.for_machine(model="resunet").depth == 3
+    assert Config.for_machine(model="resunet", depth=2).depth == 2
 
 
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("model", "vgg", "model must be one of unet, poster, got 'vgg'"),
+        ("model", "vgg", "model must be one of unet, resunet, poster, got 'vgg'"),
         ("optimizer", "lion", "optimizer must be one of"),
         ("precision", "int8", "precision must be one of"),
         ("size", 0, "size must be at least 1, got 0"),
@@ -47,6 +49,9 @@ def test_machine_defaults_yield_to_what_was_chosen() -> None:
         ("clip", float("inf"), "clip must be finite, got inf"),
         ("ema", 1.0, "ema must be from 0 to below 1"),
         ("accumulate", 0, "accumulate must be at least 1"),
+        ("skip", "none", "skip must be one of concat, add, got 'none'"),
+        ("down", "mean", "down must be one of pool, conv, got 'mean'"),
+        ("dropout", 1.0, "dropout must be from 0 to below 1"),
         ("momentum", 1.0, "momentum must be from 0 to below 1"),
         ("size", "large", "size must be int, got 'large'"),
         ("loss", "ce + iou", "each term must be one of ce, focal, dice, distance, got 'iou'"),

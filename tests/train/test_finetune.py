@@ -63,6 +63,7 @@ def test_a_run_says_which_network_it_holds(tmp_path: Path) -> None:
     weights = {key: value.numpy() for key, value in model.state_dict().items()}
     io.save_model(tmp_path / "best.h5", {"model": model.config, "data": {"size": 48}}, weights)
     found = {"model": "unet", "base_channels": 2, "depth": 1, "upsample": "bilinear", "size": 48}
+    found |= {"skip": "concat", "down": "pool", "dropout": 0.0}
     assert network_of(tmp_path / "best.h5") == found
 
 
@@ -73,7 +74,7 @@ def test_refuses(tmp_path: Path) -> None:
     before = Small(3, 2)
     with pytest.raises(Refused, match=r"init must be a model of this network, got .*best\.h5 with 0 of 21 numbers"):
         initialise(before, tmp_path / "best.h5", print)
-    with pytest.raises(Refused, match="choose --model, --base-channels, --depth and --upsample as there"):
+    with pytest.raises(Refused, match="choose --model, --base-channels, --depth, --upsample, --skip and --down as"):
         initialise(tn.models.UNet(3, 2, base_channels=4, depth=1), tmp_path / "best.h5", print)
     with pytest.raises(ModelFileError, match="no such file"):
         initialise(before, tmp_path / "none.h5", print)

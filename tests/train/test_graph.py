@@ -9,14 +9,18 @@ from helpers import DEVICE, randn
 
 import tritonnet as tn
 from tritonnet.nn.utils import clip_grad_norm_
+from tritonnet.ops.random import get_state
 from tritonnet.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tritonnet.train.graph import CapturedStep
 
 
 def weights(captured: bool) -> list[torch.Tensor]:
-    """The parameters and their averages after some steps of two batch sizes, clipped, under a falling learning rate."""
+    """The random numbers' position, the parameters and their averages after some steps of two batch sizes.
+
+    With dropout (a mask a step), clipping and a falling learning rate.
+    """
     tn.manual_seed(3)
-    model = tn.models.UNet(3, 2, base_channels=16 if DEVICE.type == "cuda" else 4, depth=1)
+    model = tn.models.UNet(3, 2, base_channels=16 if DEVICE.type == "cuda" else 4, depth=1, dropout=0.3)
     optimizer = tn.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
 
@@ -34,7 +38,8 @@ def weights(captured: bool) -> list[torch.Tensor]:
         optimizer.param_groups[0]["lr"] = 0.1 / (i + 1)
         n = 1 + i % 2
         run(randn(n, 8, 8, 3, seed=i), (randn(n, 8, 8, seed=i + 20) > 0).long())
-    return [p.data.clone() for p in (*model.parameters(), *averaged.state_dict().values())]
+    position = torch.tensor(get_state())
+    return [position, *(p.data.clone() for p in (*model.parameters(), *averaged.state_dict().values()))]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"] if DEVICE.type == "cuda" else ["fp32"])

@@ -28,6 +28,7 @@ CASES = {
         batch_size=2,
         augment="turns, rotate, elastic, noise",
     ),
+    "rmsprop-dropout": replace(TINY, optimizer="rmsprop", dropout=0.3),
 }
 
 

@@ -4,6 +4,7 @@ import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_loss_falls(tmp_path: Path) -> None:
     assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "adagrad", "rmsprop"])
 def test_sigmoid_head_and_other_optimizers(tmp_path: Path, optimizer: str) -> None:
     data = write_folder(tmp_path / "data")
     out = tmp_path / "run"
@@ -159,15 +160,26 @@ def _byte_image():  # type: ignore[no-untyped-def]
     return to_device(np.zeros((1, 16, 16, 3), np.uint8))
 
 
-def test_bilinear_and_ignored_pixels(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"upsample": "bilinear"},
+        {"skip": "add", "down": "conv", "dropout": 0.3},
+        {"model": "resunet"},
+    ],
+    ids=lambda network: "-".join(map(str, network.values())),
+)
+def test_networks_and_ignored_pixels(network: dict[str, Any], tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data")
     mask = np.full((16, 16), 255, np.uint8)
     mask[:8, :8] = 1
     mask[4:8, :8] = 0
     for path in (data / "masks").iterdir():
         Image.fromarray(mask).save(path)
-    train(replace(TINY, data=str(data), out=str(tmp_path / "run"), epochs=1, upsample="bilinear"), Silent())
-    _, metrics = evaluate(tmp_path / "run" / "best.h5")
+    train(replace(TINY, data=str(data), out=str(tmp_path / "run"), epochs=1, **network), Silent())
+    trained = Trained.load(tmp_path / "run" / "best.h5")
+    assert {"model": "unet", "depth": 1, **network}.items() <= trained.network.config.items()
+    _, metrics = evaluate(trained)
     assert sum(map(sum, metrics.matrix)) == 64  # the one validation image's pixels that count
 
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from tritonnet import models
 from tritonnet.cli import data
 from tritonnet.cli import doctor as examination
 from tritonnet.cli.progress import listener
@@ -28,6 +27,7 @@ from tritonnet.train import evaluate as evaluate_model
 from tritonnet.train import predict as predict_pictures
 from tritonnet.train import resume as resume_run
 from tritonnet.train import train as train_network
+from tritonnet.train.build import build_network
 from tritonnet.train.config import HELP
 from tritonnet.train.evaluation import extremes, write_pictures
 from tritonnet.train.finetune import network_of
@@ -121,8 +121,11 @@ def train(
         ),
     ] = None,
     base_channels: Annotated[int | None, _option("base_channels", "64")] = None,
-    depth: Annotated[int | None, _option("depth", "4")] = None,
+    depth: Annotated[int | None, _option("depth", "4; resunet 3")] = None,
     upsample: Annotated[str | None, _option("upsample", "transposed")] = None,
+    skip: Annotated[str | None, _option("skip", "concat")] = None,
+    down: Annotated[str | None, _option("down", "pool")] = None,
+    dropout: Annotated[float | None, _option("dropout", "0")] = None,
     head: Annotated[str | None, _option("head", "softmax")] = None,
     loss: Annotated[str | None, _option("loss", "ce")] = None,
     class_weights: Annotated[str | None, _option("class_weights", "1 for each")] = None,
@@ -288,28 +291,29 @@ def summary(
     classes: Annotated[int | None, _ask("channels of the head [default: 2; poster 1, as printed there]", min=1)] = None,
     size: Annotated[int | None, _ask("side of an image [default: 256; poster 32]")] = None,
     base_channels: Annotated[int, typer.Option(help=HELP["base_channels"])] = 64,
-    depth: Annotated[int, typer.Option(help=HELP["depth"])] = 4,
+    depth: Annotated[int | None, _option("depth", "4; resunet 3")] = None,
     upsample: Annotated[str, typer.Option(help=HELP["upsample"])] = "transposed",
+    skip: Annotated[str, typer.Option(help=HELP["skip"])] = "concat",
+    down: Annotated[str, typer.Option(help=HELP["down"])] = "pool",
 ) -> None:
     """Print a network's layers, shapes and parameters.
 
     Examples:
     - `tritonnet summary --model poster` is the poster's table: 176,192 parameters
-    - `tritonnet summary --upsample bilinear`
+    - `tritonnet summary --skip add --down conv`
+    - `tritonnet summary --model resunet`
     - `tritonnet summary runs/001/best.h5`
     """
     if file is not None:
         trained = Trained.load(file)
         trained.network.summary((trained.channels, size or trained.size, size or trained.size))
         return
-    Config(
-        model=model, base_channels=base_channels, depth=depth, upsample=upsample, size=1 if size is None else size
-    )  # checks them
-    if model == "poster":
-        models.PosterUNet(in_channels, classes or 1).summary((in_channels, size or 32, size or 32))
-        return
-    network = models.UNet(in_channels, classes or 2, base_channels, depth, upsample)
-    network.summary((in_channels, size or 256, size or 256))
+    size = (32 if model == "poster" else 256) if size is None else size
+    config = Config.for_machine(
+        model=model, base_channels=base_channels, depth=depth, upsample=upsample, skip=skip, down=down, size=size
+    )
+    network = build_network(config, in_channels, classes or (1 if model == "poster" else 2))
+    network.summary((in_channels, size, size))
 
 
 @app.command()
@@ -360,7 +364,7 @@ def profile(
     batch_size: Annotated[int, typer.Option(help="images a step", min=1)] = 16,
     precision: Annotated[str, typer.Option(help=HELP["precision"])] = "bf16",
     base_channels: Annotated[int, typer.Option(help=HELP["base_channels"])] = 64,
-    depth: Annotated[int, typer.Option(help=HELP["depth"])] = 4,
+    depth: Annotated[int | None, _option("depth", "4; resunet 3")] = None,
     upsample: Annotated[str, typer.Option(help=HELP["upsample"])] = "transposed",
 ) -> None:
     """Show where a training step's time goes, kernel by kernel; needs a GPU.
@@ -372,11 +376,10 @@ def profile(
     """
     if INTERPRET:
         refuse("profile", "a GPU must be there, none was found; times on the interpreter say nothing about one")
-    Config(
+    config = Config.for_machine(
         model=model, base_channels=base_channels, depth=depth, upsample=upsample, precision=precision, size=size
-    )  # checks them
-    network = models.PosterUNet(3, 2) if model == "poster" else models.UNet(3, 2, base_channels, depth, upsample)
-    step, batch = Step(network, 3, precision), made_batch(batch_size, size, size, 3, 2)
+    )
+    step, batch = Step(build_network(config, 3, 2), 3, precision), made_batch(batch_size, size, size, 3, 2)
     for _ in range(3):  # compiles, and allocates the optimizer's state
         step(*batch)
     best = peak()

@@ -6,19 +6,20 @@ from typing import Any
 from tritonnet.kernels.runtime import refuse
 from tritonnet.models import summary
 from tritonnet.models.poster import PosterUNet
+from tritonnet.models.resunet import ResUNet
 from tritonnet.models.segmenter import Segmenter
 from tritonnet.models.unet import UNet
 
-__all__ = ["PosterUNet", "Segmenter", "UNet", "build", "summary"]
+__all__ = ["PosterUNet", "ResUNet", "Segmenter", "UNet", "build", "summary"]
 
-_KINDS: dict[str, type[Segmenter]] = {"unet": UNet, "poster": PosterUNet}
+_KINDS: dict[str, type[Segmenter]] = {"unet": UNet, "resunet": ResUNet, "poster": PosterUNet}
 
 
 def build(config: Mapping[str, Any]) -> Segmenter:
     """The network that a `model.config` describes, with fresh weights.
 
     Args:
-        config: {"model": "unet" | "poster", and that class's arguments by name}.
+        config: {"model": "unet" | "resunet" | "poster", and that class's arguments by name}.
 
     Raises:
         Refused: an unknown network, or arguments that it does not take.

@@ -1,4 +1,4 @@
-"""The pieces both U-Nets are made of, each with a plain forward (module by module) and the fused one.
+"""The pieces the U-Nets are made of, each with a plain forward (module by module) and the fused one.
 
 The fused forward computes the same numbers with fewer kernels: batch norm, ReLU and max pooling in one pass, statistics
 from the convolution (in evaluation batch norm and ReLU within it), and concatenation by layout: the skip is written into
@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from tritonnet.autograd import Tensor, is_grad_enabled
-from tritonnet.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Module, ReLU, Sequential
+from tritonnet.nn import BatchNorm2d, Conv2d, ConvTranspose2d, MaxPool2d, Module, ReLU, Sequential
 from tritonnet.nn import functional as F
 from tritonnet.ops.cat import wide
 from tritonnet.ops.conv import batch_norm_relu_conv2d, conv2d_batch_norm_relu, conv2d_moments
 from tritonnet.ops.norm import batch_norm_relu_max_pool2d
 
-__all__ = ["Concat", "DoubleConv", "fused_join"]
+__all__ = ["Add", "Concat", "DoubleConv", "fused_join", "window"]
 
 
 class DoubleConv(Module):
@@ -47,27 +47,31 @@ class DoubleConv(Module):
         if self._in_one():
             return head(self.fused(x))  # type: ignore[no-any-return]
         x, moments = self._until_last(x)
-        return batch_norm_relu_conv2d(x, self.double_conv[4].arguments(), *_window(head), moments=moments)[0]
+        return batch_norm_relu_conv2d(x, self.double_conv[4].arguments(), *window(head), moments=moments)[0]
 
-    def fused_skip(self, x: Tensor, room: int) -> tuple[Tensor, Tensor, torch.Tensor]:
+    def fused_skip(self, x: Tensor, room: int, down: Module) -> tuple[Tensor, Tensor, torch.Tensor]:
         """The same for a block with a skip.
 
         Args:
             x: (N, in, H, W).
-            room: channels to leave free behind the skip for what will be joined to it, at least 1.
+            room: channels to leave free behind the skip for what will be joined to it.
+            down: a 2x2 max pooling, or a convolution in its place.
 
         Returns:
-            The result, its 2x2 max pool, and the free channels (N, H, W, room) of its buffer.
+            The result, what `down` makes of it, and the free channels (N, H, W, room) of its buffer.
         """
         conv1, norm1, _, conv2, norm2, _ = self.double_conv
         x, moments = (_activated(conv1, norm1, x), None) if self._in_one() else self._until_last(x)
         n, c, h, w = x.shape[0], conv2.out_channels, *x.shape[2:]
         both = wide(n, h, w, c + room, x.dtype)
+        out, free = both[..., :c], both[..., c:]
         if self._in_one():
-            skip = _activated(conv2, norm2, x, both[..., :c])
-            return skip, F.max_pool2d(skip, 2), both[..., c:]
-        skip, pooled = batch_norm_relu_max_pool2d(x, **norm2.arguments(), moments=moments, out=both[..., :c])
-        return skip, pooled, both[..., c:]
+            skip = _activated(conv2, norm2, x, out)
+        elif isinstance(down, MaxPool2d):
+            return *batch_norm_relu_max_pool2d(x, **norm2.arguments(), moments=moments, out=out), free
+        else:
+            skip = F.batch_norm_relu(x, **norm2.arguments(), moments=moments, out=out)
+        return skip, down(skip), free
 
     def _in_one(self) -> bool:
         """Whether batch norm and ReLU run within the convolutions: no batch decides them, and no gradient is wanted."""
@@ -76,18 +80,18 @@ class DoubleConv(Module):
     def _until_last(self, x: Tensor) -> tuple[Tensor, Any]:
         """The second convolution's result, and the statistics of it that the batch norm behind it can use."""
         conv1, norm1, _, conv2, *_ = self.double_conv
-        x, moments = conv2d_moments(x, *_window(conv1)) if norm1.uses_batch() else (conv1(x), None)
-        return batch_norm_relu_conv2d(x, norm1.arguments(), *_window(conv2), moments=moments, recompute=self.recompute)
+        x, moments = conv2d_moments(x, *window(conv1)) if norm1.uses_batch() else (conv1(x), None)
+        return batch_norm_relu_conv2d(x, norm1.arguments(), *window(conv2), moments=moments, recompute=self.recompute)
 
 
-def _window(conv: Conv2d) -> tuple[Any, ...]:
+def window(conv: Conv2d) -> tuple[Any, ...]:
     """The convolution's arguments beside the input, in order."""
     return conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation
 
 
 def _activated(conv: Conv2d, norm: BatchNorm2d, x: Tensor, out: torch.Tensor | None = None) -> Tensor:
     """Convolution, batch norm and ReLU in one pass."""
-    return conv2d_batch_norm_relu(x, *_window(conv), norm=norm.given(), out=out)
+    return conv2d_batch_norm_relu(x, *window(conv), norm=norm.given(), out=out)
 
 
 class Concat(Module):
@@ -98,12 +102,24 @@ class Concat(Module):
         return _join(skip, x, None)
 
 
+class Add(Module):
+    """The sum of `skip` and `x`, zero-padded to the skip's size as for Concat."""
+
+    def forward(self, skip: Tensor, x: Tensor) -> Tensor:
+        """(N, C, H, W) and (N, C, P <= H, Q <= W) -> (N, C, H, W)."""
+        return skip + _padded(skip, x, None)
+
+
 def _join(skip: Tensor, x: Tensor, free: torch.Tensor | None) -> Tensor:
     """What Concat computes; no copy if `x` lies in `free`, the channels behind the skip, or is padded into them."""
+    return F.cat((skip, _padded(skip, x, free)), dim=1)
+
+
+def _padded(skip: Tensor, x: Tensor, out: torch.Tensor | None) -> Tensor:
     tall, broad = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
     if tall or broad:
-        x = F.pad(x, (broad // 2, broad - broad // 2, tall // 2, tall - tall // 2), out=free)
-    return F.cat((skip, x), dim=1)
+        x = F.pad(x, (broad // 2, broad - broad // 2, tall // 2, tall - tall // 2), out=out)
+    return x
 
 
 def fused_join(skip: Tensor, free: torch.Tensor, module: Any, x: Tensor) -> Tensor:
@@ -111,7 +127,7 @@ def fused_join(skip: Tensor, free: torch.Tensor, module: Any, x: Tensor) -> Tens
     size = x.shape[2:] if isinstance(module, Conv2d) else (2 * x.shape[2], 2 * x.shape[3])
     out = free if size == skip.shape[2:] else None
     if isinstance(module, Conv2d):
-        x = F.conv2d(x, *_window(module), out=out)
+        x = F.conv2d(x, *window(module), out=out)
     elif isinstance(module, ConvTranspose2d):
         x = F.conv_transpose2d(
             x, module.weight, module.bias, module.stride, module.padding, module.output_padding,

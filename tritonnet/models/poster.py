@@ -59,8 +59,8 @@ class PosterUNet(Segmenter):
         return self.head(x)  # type: ignore[no-any-return]
 
     def _fused(self, x: Tensor) -> Tensor:
-        skip1, x, free1 = self.down1.fused_skip(x, self.narrow2.out_channels)
-        skip2, x, free2 = self.down2.fused_skip(x, self.narrow1.out_channels)
+        skip1, x, free1 = self.down1.fused_skip(x, self.narrow2.out_channels, self.pool1)
+        skip2, x, free2 = self.down2.fused_skip(x, self.narrow1.out_channels, self.pool2)
         x = self.middle.fused(x)
         x = self.merge1.fused(fused_join(skip2, free2, self.narrow1, self.up1(x)))
         return self.merge2.fused_head(fused_join(skip1, free1, self.narrow2, self.up2(x)), self.head)

@@ -12,7 +12,7 @@ import torch
 
 from tritonnet.autograd import Tensor
 from tritonnet.kernels import runtime
-from tritonnet.models.blocks import Concat
+from tritonnet.models.blocks import Add, Concat
 from tritonnet.nn import BatchNorm2d, Conv2d, ConvTranspose2d, MaxPool2d, Module, Upsample
 
 __all__ = ["Row", "rows", "table"]
@@ -51,7 +51,7 @@ def rows(model: Any, input_size: tuple[int, int, int]) -> list[Row]:
     def report(name: str) -> Callable[..., None]:
         def hook(module: Module, args: tuple[Any, ...], result: Tensor) -> None:
             text = label(module)
-            if isinstance(module, Concat):
+            if isinstance(module, Add | Concat):
                 source = next((i for i, earlier in enumerate(results, start=1) if earlier is args[0]), None)
                 text += f" with row {source}" if source else ""
             found.append(Row(name, text, result.shape[1:], sum(p.numel() for p in module.parameters())))

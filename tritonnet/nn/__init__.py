@@ -3,6 +3,7 @@
 from tritonnet.autograd import Parameter
 from tritonnet.nn import functional, init, utils
 from tritonnet.nn.container import ModuleList, Sequential
+from tritonnet.nn.dropout import Dropout
 from tritonnet.nn.layers import (
     AvgPool2d,
     BatchNorm2d,
@@ -23,7 +24,7 @@ from tritonnet.nn.module import IncompatibleKeys, Module, StateDictError
 
 __all__ = [
     "AvgPool2d", "BCEWithLogitsLoss", "BatchNorm2d", "Conv2d", "ConvTranspose2d", "CrossEntropyLoss", "DiceLoss",
-    "DistanceLoss", "Flatten", "FocalLoss", "Identity", "IncompatibleKeys", "LogSoftmax", "MSELoss", "MaxPool2d",
+    "DistanceLoss", "Dropout", "Flatten", "FocalLoss", "Identity", "IncompatibleKeys", "LogSoftmax", "MSELoss", "MaxPool2d",
     "Module", "ModuleList", "Parameter", "ReLU", "Sequential", "Sigmoid", "Softmax", "StateDictError", "Tanh",
     "Upsample", "functional", "init", "utils",
 ]  # fmt: skip

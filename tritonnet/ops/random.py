@@ -1,6 +1,7 @@
 """The process's random numbers: one seed, one counter that every draw moves on.
 
-Equal seeds give equal numbers on every device; they are not torch's numbers.
+Both lie on the device and a kernel moves the counter, so a recorded step draws new numbers at each replay. Equal seeds give
+equal numbers on every device; they are not torch's numbers.
 """
 
 from typing import Any
@@ -11,9 +12,9 @@ from tritonnet.autograd import Tensor
 from tritonnet.kernels import random, runtime
 from tritonnet.kernels.runtime import refuse
 
-__all__ = ["get_state", "manual_seed", "normal_", "rand", "randn", "set_state", "uniform_"]
+__all__ = ["get_state", "manual_seed", "normal_", "rand", "randn", "set_state", "take", "uniform_"]
 
-_seed, _offset = 0, 0
+_states: dict[str, torch.Tensor] = {}
 
 
 def manual_seed(seed: int) -> None:
@@ -26,8 +27,9 @@ def manual_seed(seed: int) -> None:
 
 
 def get_state() -> tuple[int, int]:
-    """Seed and position: what `set_state` needs to go on from here."""
-    return _seed, _offset
+    """Seed and position: what `set_state` needs to go on from here. Waits for the device."""
+    seed, position = _state().tolist()
+    return seed, position
 
 
 def set_state(state: tuple[int, int]) -> None:
@@ -36,19 +38,22 @@ def set_state(state: tuple[int, int]) -> None:
     Raises:
         Refused: not two integers from 0 to 2**63 - 1.
     """
-    global _seed, _offset
     for name, value in zip(("seed", "position"), state, strict=True):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
             refuse("manual_seed", f"{name} must be an integer from 0 to 2**63 - 1, got {value!r}")
-    _seed, _offset = state
+    _state().copy_(torch.tensor(state))  # in place: recorded steps hold this memory
 
 
-def _take(elements: int) -> tuple[int, int]:
-    """Seed and first counter for so many elements; the counters are used up."""
-    global _offset
-    first = _offset
-    _offset += runtime.cdiv(elements, random.COUNTER_WIDTH)
-    return _seed, first
+def _state() -> torch.Tensor:
+    where = str(runtime.device())
+    if where not in _states:
+        _states[where] = runtime.zeros((2,), torch.int64)
+    return _states[where]
+
+
+def take(elements: int) -> torch.Tensor:
+    """Seed and first counter for so many elements, on the device; the counters are used up."""
+    return random.take(_state(), elements)
 
 
 def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -57,13 +62,13 @@ def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     Raises:
         Refused: a dtype that is not float32, bfloat16 or float16.
     """
-    random.uniform(tensor.data, *_take(tensor.numel()), low, high)
+    random.uniform(tensor.data, take(tensor.numel()), low, high)
     return _changed(tensor)
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Fill `tensor` in place with normal numbers, and return it. Raises as `uniform_`."""
-    random.normal(tensor.data, *_take(tensor.numel()), mean, std)
+    random.normal(tensor.data, take(tensor.numel()), mean, std)
     return _changed(tensor)
 
 

@@ -58,6 +58,10 @@ class Optimizer:
         """The state a parameter of `group` has; "step" is one number, the others have the parameter's shape."""
         raise NotImplementedError
 
+    def initial(self, group: Group, slot: str) -> float:
+        """What a slot holds before a parameter's first step."""
+        return 0.0
+
     def update(
         self, group: Group, params: list[Tensor], grads: list[Buffer], lows: list[Buffer | None], lr: Buffer
     ) -> None:
@@ -130,9 +134,8 @@ class Optimizer:
                 state = self.state.setdefault(p, {})
                 for slot in self.slots(group):
                     if slot not in state:
-                        state[slot] = Tensor(
-                            runtime.zeros(() if slot == "step" else tuple(p.data.shape), torch.float32)
-                        )
+                        made = runtime.empty(() if slot == "step" else tuple(p.data.shape), torch.float32)
+                        state[slot] = Tensor(fill(made, self.initial(group, slot)))
             lows = [p.low if isinstance(p, Parameter) else None for p in params]
             self.update(group, params, grads, lows, lr)
             for p in params:

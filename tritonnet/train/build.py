@@ -7,7 +7,19 @@ from tritonnet.data import DataError, Dataset
 from tritonnet.kernels import runtime
 from tritonnet.train.config import Config
 
-__all__ = ["build", "build_optimizer", "splits"]
+__all__ = ["build", "build_network", "build_optimizer", "splits"]
+
+ARGUMENTS = {
+    "unet": ("base_channels", "depth", "upsample", "skip", "down", "dropout"),
+    "resunet": ("base_channels", "depth"),
+    "poster": (),
+}  # of each network, beside its channels
+
+
+def build_network(config: Config, channels: int, outputs: int) -> models.Segmenter:
+    """The network of a configuration from images of so many channels to so many outputs."""
+    arguments = {name: getattr(config, name) for name in ARGUMENTS[config.model]}
+    return models.build({"model": config.model, "in_channels": channels, "num_classes": outputs, **arguments})
 
 
 def build(config: Config, dataset: Dataset) -> models.Segmenter:
@@ -24,9 +36,7 @@ def build(config: Config, dataset: Dataset) -> models.Segmenter:
         if outputs != 2:
             runtime.refuse("train", f"head sigmoid is for 2 classes, the masks hold {outputs}; use --head softmax")
         outputs = 1
-    if config.model == "poster":
-        return models.PosterUNet(dataset.channels, outputs)
-    return models.UNet(dataset.channels, outputs, config.base_channels, config.depth, config.upsample)
+    return build_network(config, dataset.channels, outputs)
 
 
 def build_optimizer(config: Config, network: models.Segmenter) -> Any:
@@ -34,8 +44,8 @@ def build_optimizer(config: Config, network: models.Segmenter) -> Any:
     decay = config.weight_decay
     if config.optimizer == "sgd":
         return optim.SGD(network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=decay)
-    kind = optim.AdamW if config.optimizer == "adamw" else optim.Adam
-    return kind(network.parameters(), lr=config.lr, weight_decay=decay)
+    kinds = {"adam": optim.Adam, "adamw": optim.AdamW, "adagrad": optim.Adagrad, "rmsprop": optim.RMSprop}
+    return kinds[config.optimizer](network.parameters(), lr=config.lr, weight_decay=decay)
 
 
 def splits(dataset: Dataset, config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -16,10 +16,12 @@ from tritonnet.train.objective import parse_loss, parse_weights
 __all__ = ["Config"]
 
 CHOICES = {
-    "model": ("unet", "poster"),
+    "model": ("unet", "resunet", "poster"),
     "upsample": ("transposed", "bilinear"),
+    "skip": ("concat", "add"),
+    "down": ("pool", "conv"),
     "head": ("softmax", "sigmoid"),
-    "optimizer": ("adam", "adamw", "sgd"),
+    "optimizer": ("adam", "adamw", "sgd", "adagrad", "rmsprop"),
     "schedule": ("cosine", "polynomial", "step", "plateau", "constant"),
     "precision": ("fp32", "tf32", "bf16", "fp16"),
 }
@@ -32,10 +34,13 @@ LEAST = {
 HELP = {
     "data": "folder with images/ and masks/, another known layout, or an HDF5 file (none: made cells)",
     "out": "folder for the run (none: the next free of runs/001, runs/002, ...)",
-    "model": "unet, or the poster's small network",
-    "base_channels": "channels of the U-Net's first level; each level below has twice as many",
-    "depth": "how often the U-Net halves the image; size must be at least 2**depth",
-    "upsample": "how the U-Net goes up: transposed convolution, or bilinear",
+    "model": "unet, resunet (residual units), or poster: the poster's small network",
+    "base_channels": "channels of the first level of unet and resunet; each level below has twice as many",
+    "depth": "how often unet and resunet halve the image; size must be at least 2**depth",
+    "upsample": "how unet goes up: transposed convolution, or bilinear",
+    "skip": "how unet joins a skip to what comes from below: concat, or add (fewer parameters)",
+    "down": "how unet halves the image: pool (the maximum), or conv (learned)",
+    "dropout": "probability with which unet drops an element of its coarsest level in training",
     "head": "softmax: a channel a class; sigmoid: one channel for two classes",
     "loss": "`ce` (cross-entropy), `focal`, `dice`, `distance`, or a sum such as `ce + dice` or `0.5*ce + distance(sigma=10)`. "
     "focal(gamma=2) dwells on pixels that are still wrong; dice is the overlap of each class, however small; "
@@ -46,7 +51,7 @@ HELP = {
     "batch_size": "images at a time",
     "epochs": "passes over the training images",
     "lr": "learning rate at the start",
-    "optimizer": "adam, adamw, or sgd with momentum",
+    "optimizer": "adam, adamw, sgd with momentum, adagrad or rmsprop",
     "momentum": "of sgd",
     "weight_decay": "of every optimizer",
     "schedule": "of the learning rate: cosine or polynomial (0 at the end), step, plateau (of the validation loss), constant",
@@ -85,6 +90,9 @@ class Config:
     base_channels: int = 64
     depth: int = 4
     upsample: str = "transposed"
+    skip: str = "concat"
+    down: str = "pool"
+    dropout: float = 0.0
     head: str = "softmax"
     loss: str = "ce"
     class_weights: str = ""
@@ -131,7 +139,7 @@ class Config:
                 refuse("config", f"{name} must be finite, got inf")
         if not 0 < self.lr < float("inf"):
             refuse("config", f"lr must be above 0 and finite, got {self.lr}")
-        for name in ("momentum", "ema", "decay_factor"):
+        for name in ("momentum", "ema", "decay_factor", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 refuse("config", f"{name} must be from 0 to below 1, got {getattr(self, name)}")
         Augmentation.parse(self.augment)
@@ -143,12 +151,14 @@ class Config:
         """The defaults for this machine, changed by what was chosen (None counts as not chosen).
 
         On a GPU: the U-Net at 256 x 256 in bf16 (fp32 where the GPU lacks it). On the interpreter, which is some 10,000
-        times slower: the poster's network at 32 x 32 in fp32, 3 epochs.
+        times slower: the poster's network at 32 x 32 in fp32, 3 epochs. The ResU-Net has the depth of its paper.
         """
         if INTERPRET:
             machine = cls(model="poster", size=32, batch_size=8, epochs=3, precision="fp32", cells=200)
         else:
             machine = cls(precision="bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32")
+        if chosen.get("model") == "resunet":
+            machine = replace(machine, depth=3)
         return replace(machine, **{name: value for name, value in chosen.items() if value is not None})
 
     def save(self, path: Path) -> None:

@@ -62,7 +62,7 @@ def initialise(network: Module, path: str | Path, tell: Callable[[str], None]) -
         refuse(
             "train",
             f"init must be a model of this network, got {path} with {taken:,} of {whole:,} numbers; the first that does "
-            f"not fit is {anew[0]}; choose --model, --base-channels, --depth and --upsample as there",
+            f"not fit is {anew[0]}; choose --model, --base-channels, --depth, --upsample, --skip and --down as there",
         )
     network.load_state_dict(fit, strict=False)
     rest = f"; starts anew: {'; '.join(anew)}" if anew else ""
