@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tritonnet.train.pictures import draw_confusion, draw_curves, overlay, save_mask, side_by_side
@@ -43,6 +45,16 @@ def test_curves_are_a_picture(tmp_path: Path) -> None:
     draw_curves(tmp_path / "curves.png", [{"epoch": 1.0, **row}, {"epoch": 2.0, **row}])
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (1000, 400)
+
+
+def test_curves_are_labelled_in_words_over_whole_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    names = ("train_loss", "val_loss", "iou", "dice", "pixel_accuracy")
+    draw_curves(tmp_path / "curves.png", [{"epoch": float(epoch), **dict.fromkeys(names, 0.5)} for epoch in (1, 2, 3)])
+    words = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in drawn[0].axes]
+    assert words == [["training", "validation"], ["IoU", "Dice", "pixel accuracy"]]
+    assert all(tick == round(tick) for axes in drawn[0].axes for tick in axes.get_xticks())
 
 
 def test_confusion_matrix_is_a_picture(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+import tritonnet
 from tritonnet import models
 from tritonnet.cli import data
 from tritonnet.cli import doctor as examination
@@ -27,9 +28,11 @@ from tritonnet.train import evaluate as evaluate_model
 from tritonnet.train import predict as predict_pictures
 from tritonnet.train import resume as resume_run
 from tritonnet.train import train as train_network
-from tritonnet.train.config import HELP
+from tritonnet.train.config import HELP, of_unet
 from tritonnet.train.evaluation import extremes, write_pictures
 from tritonnet.train.finetune import network_of
+from tritonnet.train.folder import check_out
+from tritonnet.train.report import counted
 
 __all__ = ["app", "main"]
 
@@ -49,6 +52,23 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 
 
+def _ask(text: str, *names: str, **limits: Any) -> Any:
+    """An option whose help says its default in words."""
+    return typer.Option(*names, help=text, show_default=False, **limits)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tritonnet {tritonnet.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[bool, _ask("print the version and end", "--version", callback=_version, is_eager=True)] = False,
+) -> None: ...
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the program and exit: 0 done, 2 for a mistake of the user's, 1 for a fault of the program's or the machine's.
 
@@ -56,9 +76,7 @@ def main(args: list[str] | None = None) -> None:
         args: in place of the command line's.
     """
     arguments = sys.argv[1:] if args is None else args
-    # NaN is found and said by our own check; numpy's remarks on it, from inside the interpreter, would drown that line
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # a file that is damaged is said to be
-    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"triton\.runtime\.interpreter")
     try:
         code = app(
             [*arguments, "--help"] if arguments in ([], ["data"]) else arguments,
@@ -77,7 +95,8 @@ def main(args: list[str] | None = None) -> None:
         elif not hasattr(error, "format_message"):  # the argument parser's own errors have it
             raise
         else:
-            code = _complain(f"{error.format_message().rstrip('.')}; tritonnet --help explains")
+            command = getattr(getattr(error, "ctx", None), "command_path", "tritonnet")
+            code = _complain(f"{error.format_message().rstrip('.')}; {command} --help explains")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -91,18 +110,13 @@ def _option(field: str, here: str, *names: str) -> Any:
     return _ask(HELP[field] + (f" [default: {here}]" if here else ""), *names)
 
 
-def _ask(text: str, *names: str, **limits: Any) -> Any:
-    """An option whose help says its default in words."""
-    return typer.Option(*names, help=text, show_default=False, **limits)
-
-
 @app.command()
 def train(
     data: Annotated[str | None, _option("data", "")] = None,
     model: Annotated[str | None, _option("model", "unet; without a GPU poster")] = None,
     size: Annotated[int | None, _option("size", "256; without a GPU 32")] = None,
     batch_size: Annotated[int | None, _option("batch_size", "16; without a GPU 8")] = None,
-    epochs: Annotated[int | None, _option("epochs", "60; without a GPU 3")] = None,
+    epochs: Annotated[int | None, _option("epochs", "60; without a GPU 0")] = None,
     lr: Annotated[float | None, _option("lr", "0.001")] = None,
     optimizer: Annotated[str | None, _option("optimizer", "adam")] = None,
     precision: Annotated[str | None, _option("precision", "bf16 on a GPU that has it, else fp32")] = None,
@@ -163,12 +177,14 @@ def train(
     if resume is not None:
         if chosen:
             given = ", ".join("--" + name.replace("_", "-") for name in chosen)
-            refuse("train", f"--resume takes its options from the run's config.toml; leave out {given}")
+            anew = f"or start a new run from its weights with --init {resume}/best.h5 in place of --resume"
+            refuse("train", f"--resume takes its options from the run's config.toml; leave out {given}, {anew}")
         _finish(_run(lambda: resume_run(resume, listener())))
         return
     given_file = Config.read(chosen.pop("config")) if config else {}
     start = {**given_file, **chosen}.get("init")
     settings = Config.for_machine(**{**(network_of(str(start)) if start else {}), **given_file, **chosen})
+    of_unet(settings.model, chosen)
     _finish(_run(lambda: train_network(settings, listener())))
 
 
@@ -183,7 +199,7 @@ def _finish(run: Run) -> None:
     best = run.best
     print(
         f"best validation IoU {best['iou']:.4f}, Dice {best['dice']:.4f} in epoch {best['epoch']:.0f}, "
-        f"on {run.validated} images"
+        f"on {counted(run.validated, 'image')} at {run.config.size} x {run.config.size}"
     )
     print(f"pictures: {run.folder}/samples, {run.folder}/curves.png")
     print(f"next: tritonnet predict {shlex.quote(f'{run.folder}/best.h5')} PICTURES")
@@ -213,6 +229,8 @@ def evaluate(
     - `tritonnet evaluate runs/001/best.h5 --data other --split all --out scores`
     - `tritonnet evaluate runs/001/best.h5 --json > scores.json`
     """
+    if out is not None:
+        check_out(out)
     trained = Trained.load(model)
     dataset, metrics = evaluate_model(trained, data, split=split, val=val, batch_size=batch_size)
     if out is not None:
@@ -223,7 +241,7 @@ def evaluate(
         return
     for note in dataset.notes:
         print(note)
-    print(f"{len(metrics.image_iou)} images of split {split}, scored at {dataset.size} x {dataset.size}")
+    print(f"{counted(len(metrics.image_iou), 'image')} of split {split}, scored at {dataset.size} x {dataset.size}")
     print("\n".join(_table(metrics, dataset.class_names)))
     for kind, names in zip(("worst", "best "), extremes(metrics), strict=True):
         print(f"{kind}  " + ", ".join(f"{name} {metrics.image_iou[name]:.4f}" for name in names))
@@ -272,7 +290,7 @@ def predict(
         model, pictures, out, tiles=tiles, tile_size=tile_size, overlap=0.25 if overlap is None else overlap, tta=tta,
         probabilities=probabilities, batch_size=batch_size,
     )  # fmt: skip
-    print(f"{len(masks)} masks in {out / 'masks'}, overlays in {out / 'overlays'}")
+    print(f"{counted(len(masks), 'mask')} in {out / 'masks'}, overlays in {out / 'overlays'}")
 
 
 @app.command()
@@ -285,9 +303,9 @@ def summary(
     in_channels: Annotated[int, typer.Option(help="channels of an image")] = 3,
     classes: Annotated[int | None, _ask("channels of the head [default: 2; poster 1, as printed there]", min=1)] = None,
     size: Annotated[int | None, _ask("side of an image [default: 256; poster 32]")] = None,
-    base_channels: Annotated[int, typer.Option(help=HELP["base_channels"])] = 64,
-    depth: Annotated[int, typer.Option(help=HELP["depth"])] = 4,
-    upsample: Annotated[str, typer.Option(help=HELP["upsample"])] = "transposed",
+    base_channels: Annotated[int | None, _option("base_channels", "64")] = None,
+    depth: Annotated[int | None, _option("depth", "4")] = None,
+    upsample: Annotated[str | None, _option("upsample", "transposed")] = None,
 ) -> None:
     """Print a network's layers, shapes and parameters.
 
@@ -300,13 +318,12 @@ def summary(
         trained = Trained.load(file)
         trained.network.summary((trained.channels, size or trained.size, size or trained.size))
         return
-    Config(
-        model=model, base_channels=base_channels, depth=depth, upsample=upsample, size=1 if size is None else size
-    )  # checks them
+    unet = of_unet(model, locals())
+    Config(model=model, size=1 if size is None else size, **unet)  # checks them
     if model == "poster":
         models.PosterUNet(in_channels, classes or 1).summary((in_channels, size or 32, size or 32))
         return
-    network = models.UNet(in_channels, classes or 2, base_channels, depth, upsample)
+    network = models.UNet(in_channels, classes or 2, **unet)
     network.summary((in_channels, size or 256, size or 256))
 
 
@@ -319,7 +336,7 @@ def demo(
     """Train on made pictures of cells and show the result; needs no data.
 
     On a GPU: the U-Net at 256 x 256, for 60 seconds after the first step. Without one: the poster's small network at
-    32 x 32, 100 steps of 8 images, a few minutes.
+    32 x 32, 75 steps of 8 images, a few minutes.
     """
     if INTERPRET:
         config = Config.for_machine(out=str(out), seed=seed, lr=3e-3, epochs=3, cells=250)  # 25 steps an epoch
@@ -341,9 +358,9 @@ def profile(
     size: Annotated[int, typer.Option(help="side of an image, in pixels", min=1)] = 256,
     batch_size: Annotated[int, typer.Option(help="images a step", min=1)] = 16,
     precision: Annotated[str, typer.Option(help=HELP["precision"])] = "bf16",
-    base_channels: Annotated[int, typer.Option(help=HELP["base_channels"])] = 64,
-    depth: Annotated[int, typer.Option(help=HELP["depth"])] = 4,
-    upsample: Annotated[str, typer.Option(help=HELP["upsample"])] = "transposed",
+    base_channels: Annotated[int | None, _option("base_channels", "64")] = None,
+    depth: Annotated[int | None, _option("depth", "4")] = None,
+    upsample: Annotated[str | None, _option("upsample", "transposed")] = None,
 ) -> None:
     """Show where a training step's time goes, kernel by kernel; needs a GPU.
 
@@ -354,10 +371,9 @@ def profile(
     """
     if INTERPRET:
         refuse("profile", "a GPU must be there, none was found; times on the interpreter say nothing about one")
-    Config(
-        model=model, base_channels=base_channels, depth=depth, upsample=upsample, precision=precision, size=size
-    )  # checks them
-    network = models.PosterUNet(3, 2) if model == "poster" else models.UNet(3, 2, base_channels, depth, upsample)
+    unet = of_unet(model, locals())
+    Config(model=model, precision=precision, size=size, batch_size=batch_size, **unet)  # checks them
+    network = models.PosterUNet(3, 2) if model == "poster" else models.UNet(3, 2, **unet)
     step, batch = Step(network, 3, precision), made_batch(batch_size, size, size, 3, 2)
     for _ in range(3):  # compiles, and allocates the optimizer's state
         step(*batch)

@@ -129,8 +129,8 @@ def load_model(path: str | os.PathLike[str], *, training: bool = True) -> ModelF
         raise ModelFileError(f"{path}: is a folder; name a model file, such as {path / 'best.h5'}") from None
     except PermissionError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # h5py raises many types on damaged files
-        raise ModelFileError(f"{path}: damaged or cut short ({_line(error)})") from error
+    except Exception as error:  # h5py raises many types on damaged files, with texts about its own insides
+        raise ModelFileError(f"{path}: damaged or cut short; copy it anew, or take the run's other .h5 file") from error
 
 
 def _read(file: h5py.File, path: Path, training: bool) -> ModelFile:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 
-__all__ = ["Listener", "clock", "epoch_line"]
+__all__ = ["Listener", "clock", "counted", "epoch_line"]
 
 QUIET_SECONDS = 15.0  # an epoch longer than this gets a line in between
 
@@ -12,6 +12,11 @@ def clock(seconds: float) -> str:
     """Seconds as m:ss or h:mm:ss."""
     minutes, left = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{left:02d}" if minutes >= 60 else f"{minutes}:{left:02d}"
+
+
+def counted(number: int, thing: str) -> str:
+    """1 image, 2 images."""
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def epoch_line(row: Mapping[str, float], epochs: int) -> str:
