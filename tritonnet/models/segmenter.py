@@ -204,7 +204,7 @@ class Segmenter(Module):
 def _size(images: Any) -> tuple[int, int]:
     if getattr(images, "ndim", 0) != 4:
         got = f"shape {images.shape}" if hasattr(images, "shape") else type(images).__name__
-        refuse("predict", f"images must be an array of 4 dimensions, got {got}; numpy.stack makes one of a list")
+        refuse("predict", f"images must have 4 dimensions, got {got}; numpy.stack makes an array of a list")
     h, w = images.shape[1:3] if str(images.dtype) == "uint8" else images.shape[2:4]
     return h, w
 
