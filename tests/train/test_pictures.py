@@ -7,6 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tritonnet.data import default_palette
 from tritonnet.train.pictures import draw_confusion, draw_curves, overlay, save_mask, side_by_side
 
 PALETTE = [(0, 0, 0), (250, 20, 30), (10, 200, 90)]
@@ -29,6 +30,13 @@ def test_overlay_leaves_the_background_as_it_was() -> None:
     tinted = np.array(overlay(image, MASK, PALETTE, strength=0.5))
     assert tinted[0, 0].tolist() == [100, 100, 100]
     assert tinted[0, 1].tolist() == [175, 60, 65]
+
+
+@pytest.mark.parametrize("ground", [(10, 10, 10), (150, 85, 40), (220, 130, 60), (220, 140, 180), (225, 215, 230)])
+def test_the_first_class_is_seen_on_dark_and_stained_images(ground: tuple[int, int, int]) -> None:
+    image = np.full((1, 2, 3), ground, np.uint8)
+    left, right = np.array(overlay(image, np.array([[0, 1]], np.uint8), default_palette(2)))[0].astype(int)
+    assert abs(left - right).max() > 60
 
 
 def test_side_by_side_shows_three_pictures() -> None:
