@@ -192,7 +192,7 @@ def test_epochs_follow_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     config, listener = replace(TINY, epochs=0), Silent()
     assert Training(config, RunFolder("run", fresh=True), listener).config.epochs == 75
-    assert listener.heard[-1] == "75 epochs of 2 steps, as --epochs is not given"
+    assert listener.heard[-1] == "75 epochs of 2 steps; --epochs chooses otherwise"
     monkeypatch.setattr("tritonnet.train.training.FEW_STEPS", 4)
     train_small(monkeypatch)
     run = train(replace(config, batch_size=1, out="run"), Silent())
@@ -219,7 +219,7 @@ def test_a_run_that_died_before_its_first_save(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.toml").write_text("")
-    says = "the run in it ended before its first save: remove the folder and start anew"
+    says = "the run in it was not saved yet: if it is over, remove the folder"
     with pytest.raises(DataError, match=f"found none; {says}"):
         resume(run, Silent())
     with pytest.raises(DataError, match=f"choose another --out; {says}"):

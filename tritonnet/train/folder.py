@@ -66,7 +66,7 @@ class RunFolder:
         )
         self.samples, self.best, self.last = (self.path / name for name in ("samples", "best.h5", "last.h5"))
         dead = self.config.is_file() and not (self.best.is_file() or self.last.is_file())
-        died = "; the run in it ended before its first save: remove the folder and start anew" if dead else ""
+        died = "; the run in it was not saved yet: if it is over, remove the folder" if dead else ""
         if not fresh:
             if not self.last.is_file():
                 raise DataError(f"{self.path}: must be a run folder with last.h5 to go on from; found none{died}")

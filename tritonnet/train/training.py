@@ -80,7 +80,7 @@ class Training:
         if not config.epochs:
             steps = -(-len(self.train_indices) // (config.batch_size * config.accumulate))  # an epoch
             config = self.config = replace(config, epochs=max(FEW_EPOCHS, -(-FEW_STEPS // steps)))
-            listener.message(f"{config.epochs} epochs of {counted(steps, 'step')}, as --epochs is not given")
+            listener.message(f"{config.epochs} epochs of {counted(steps, 'step')}; --epochs chooses otherwise")
         card = {
             "model": self.network.config, "data": self.dataset.config(), "mean": list(mean), "std": list(std),
             "precision": config.precision, "run": asdict(config),
