@@ -17,7 +17,7 @@ import triton.language as tl
 from tritonnet.kernels.pointwise import FLOATS
 from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, flat, launch
 
-__all__ = ["COUNTER_WIDTH", "normal", "uniform"]
+__all__ = ["COUNTER_WIDTH", "cos_sin", "normal", "uniform"]
 
 COUNTER_WIDTH = 4  # elements a counter gives
 
@@ -49,7 +49,7 @@ def _store(y_ptr, i, n, y0, y1, y2, y3):
 
 
 @triton.jit
-def _cos_sin(u):
+def cos_sin(u):
     """Cosine and sine of 2 pi (u - 1/2) by the series of the half angle, within 1e-7 (the library's take a stack)."""
     a = 3.141592653589793 * (u - 0.5)
     q = a * a
@@ -71,8 +71,8 @@ def _normal_kernel(y_ptr, n, seed, offset, mean, std, BLOCK: tl.constexpr):
     # u + 2**-24 lies in (0, 1]: the logarithm is finite
     radius0 = std * tl.sqrt(-2.0 * tl.log(u0 + 1.0 / 16777216))
     radius1 = std * tl.sqrt(-2.0 * tl.log(u2 + 1.0 / 16777216))
-    cos0, sin0 = _cos_sin(u1)
-    cos1, sin1 = _cos_sin(u3)
+    cos0, sin0 = cos_sin(u1)
+    cos1, sin1 = cos_sin(u3)
     y0, y1, y2, y3 = mean + radius0 * cos0, mean + radius0 * sin0, mean + radius1 * cos1, mean + radius1 * sin1
     _store(y_ptr, i, n, y0, y1, y2, y3)
 

@@ -42,7 +42,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
-COMMANDS = [(), ("train",), ("evaluate",), ("predict",), ("summary",), ("demo",), ("profile",), ("doctor",)]
+COMMANDS = [
+    (),
+    ("train",),
+    ("evaluate",),
+    ("predict",),
+    ("summary",),
+    ("inspect",),
+    ("demo",),
+    ("profile",),
+    ("doctor",),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -50,7 +60,7 @@ def test_help_teaches(command: tuple[str, ...], capsys: pytest.CaptureFixture[st
     assert run(*command, "--help") == 0
     text = capsys.readouterr().out
     assert "tritonnet" in text
-    if command in (("train",), ("evaluate",), ("predict",), ("summary",), ("profile",)):
+    if command in (("train",), ("evaluate",), ("predict",), ("summary",), ("inspect",), ("profile",)):
         assert "Example" in text
 
 
@@ -167,7 +177,7 @@ def test_sigterm_saves_and_exits_with_its_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_small(monkeypatch)
-    monkeypatch.setattr(Listener, "step", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(Listener, "step", lambda *_: signal.raise_signal(signal.SIGTERM))
     assert run("train", *QUICK, "--out", tmp_path / "run") == 128 + signal.SIGTERM
     out = capsys.readouterr().out
     assert f"stopped after step 1 and saved; go on with: tritonnet train --resume {tmp_path / 'run'}" in out
@@ -249,7 +259,7 @@ MISTAKES = {
     "too-small": (("train", "--model", "unet", "--size", "8"), "size must be at least 16 for this network, got 8"),
     "no-data": (("train", "--data", "nowhere"), "nowhere"),
     "empty-data": (("train", "--data", "", *QUICK), "--data must not be empty"),
-    "a-folder": (("evaluate", "."), "is a folder; name a model file"),
+    "a-folder": (("evaluate", "."), "is a folder; name a file in it"),
     "no-classes": (("summary", "--classes", "0"), "--classes"),
     "bad-val": (("train", *QUICK, "--val", "every:1"), "every:1"),
     "no-model": (("predict", "none.h5", "x.png"), "none.h5"),

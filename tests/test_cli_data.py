@@ -120,7 +120,32 @@ def test_preview_draws_outlines(tmp_path: Path) -> None:
     assert ignored.max() < 192
 
 
+def test_preview_shows_what_augmentation_does(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "data", block)
+    sheets = [tmp_path / f"{name}.png" for name in ("plain", "first", "second")]
+    for sheet, augment in zip(sheets, ("", "rotate, elastic", "rotate, elastic"), strict=True):
+        assert (
+            run(
+                "data",
+                "preview",
+                tmp_path / "data",
+                "--out",
+                sheet,
+                "--size",
+                "24",
+                "--count",
+                "2",
+                "--augment",
+                augment,
+            )
+            == 0
+        )
+    plain, first, second = (sheet.read_bytes() for sheet in sheets)
+    assert first == second != plain
+
+
 MISTAKES = {
+    "bad-augmentation": (("preview", "DATA", "--augment", "spin"), "augment: must be names among turns, rotate"),
     "no-data": (("check", "nowhere"), "nowhere: no such folder"),
     "no-argument": (("check",), "Missing argument"),
     "bad-size": (("check", "DATA", "--size", "0"), "--size"),
@@ -128,7 +153,7 @@ MISTAKES = {
     "exists": (("pack", "DATA", "there.h5"), "there.h5: is there already"),
     "no-folder": (("pack", "DATA", "no/where.h5", "--size", "8"), "no/where.h5: cannot be written (No such file"),
     "bad-ending": (("preview", "DATA", "--out", "sheet.doc"), "sheet.doc: must end in one of .png"),
-    "not-hdf5": (("check", "there.h5"), "there.h5: no folder, and cannot be read as HDF5"),
+    "not-hdf5": (("check", "there.h5"), "there.h5: not a folder or an HDF5 file"),
     "no-count": (("preview", "DATA", "--count", "0"), "--count"),
     "no-command": (("fly",), "No such command"),
 }

@@ -274,7 +274,9 @@ def test_tiled_prediction_computes_nothing_with_torch(monkeypatch: pytest.Monkey
 def test_the_programs_step_computes_nothing_with_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With all that can be asked for: parts of a batch, clipping, averages, a schedule; and the losses read."""
     train_small(monkeypatch)
-    config = Config(depth=1, size=8, cells=5, batch_size=1, accumulate=2, clip=0.1, ema=0.9, warmup=2)
+    config = Config(
+        depth=1, size=8, cells=5, batch_size=1, accumulate=2, clip=0.1, ema=0.9, warmup=2, augment="elastic, noise"
+    )
     training = Training(config, RunFolder(tmp_path / "run", fresh=True), Listener())
     with watching(monkeypatch) as watch:
         for batch in training.loader.epoch(0):

@@ -22,10 +22,10 @@ BELOW = {
     "nn": ("ops",),
     "optim": ("nn",),
     "models": ("nn", "optim"),
-    "data": ("autograd",),
     "io": ("autograd",),
-    "train": ("models", "data", "io"),
-    "measure": ("models", "data", "io"),
+    "data": ("io",),
+    "train": ("models", "data"),
+    "measure": ("models", "data"),
     "cli": ("train", "measure"),
 }
 WITHOUT_NUMPY = ("kernels", "autograd", "ops", "nn", "models", "optim")

@@ -54,7 +54,15 @@ def run(tmp_path_factory):
     """A run of two short epochs on made cells, and its configuration."""
     folder = tmp_path_factory.mktemp("trace")
     config = train.Config.for_machine(
-        size=64, epochs=2, batch_size=4, accumulate=2, clip=1.0, ema=0.9, base_channels=16, out=str(folder / "run")
+        size=64,
+        epochs=2,
+        batch_size=4,
+        accumulate=2,
+        clip=1.0,
+        ema=0.9,
+        augment="rotate, elastic, noise",
+        base_channels=16,
+        out=str(folder / "run"),
     )
     return config, train.train(config)
 

@@ -9,6 +9,7 @@ import torch
 from tritonnet.kernels.adam import adam_step
 from tritonnet.kernels.add import add_fwd
 from tritonnet.kernels.argmax import argmax_fwd
+from tritonnet.kernels.augment import PARAMETERS, augment_fwd
 from tritonnet.kernels.average import average_update
 from tritonnet.kernels.avg_pool2d import avg_pool2d_bwd, avg_pool2d_fwd
 from tritonnet.kernels.batch_norm import Norm, batch_norm_bwd, batch_norm_fwd
@@ -182,6 +183,14 @@ def inputs(p: Precision) -> None:
             image_input(buffer(16, 256, 256, c, dtype=dtype), buffer(c), buffer(c), 1 / 255, p.dtype)
 
 
+def augmentations(p: Precision) -> None:
+    for c, dtype in ((3, torch.uint8), (1, torch.int32)):
+        x, mask = buffer(16, 256, 256, c, dtype=dtype), buffer(16, 256, 256, dtype=torch.uint8)
+        grid, keys = buffer(16, 2, 3, 3), buffer(16, dtype=torch.int64)
+        for moved in ((grid, keys), (None, None)):
+            augment_fwd(x, mask, buffer(16, PARAMETERS), *moved, buffer(c), buffer(c), 1 / 255, p.dtype)
+
+
 def upsamples(p: Precision) -> None:
     for x in images(p):
         h, w = x.shape[1:3]
@@ -353,6 +362,7 @@ CASES: dict[str, tuple[Callable[[Precision], object], tuple[str, ...]]] = {
     "sum": (sums, STORED),
     "convert": (conversions, STORED),
     "image_input": (inputs, STORED),
+    "augment": (augmentations, STORED),
     "upsample": (upsamples, STORED),
     "relu": (unary(relu_fwd, relu_bwd), STORED),
     "sigmoid": (unary(sigmoid_fwd, sigmoid_bwd), STORED),

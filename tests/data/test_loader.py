@@ -53,6 +53,23 @@ def test_every_sample_once_and_the_last_batch_kept() -> None:
         assert batch.names == tuple(f"s{i}" for i in batch.indices)
 
 
+def test_a_users_transform_sees_each_image_with_bits_of_its_own() -> None:
+    def shift(image: np.ndarray, mask: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+        image += bits % 7
+        return image, mask + np.uint8(1)
+
+    def batches(epoch: int, threads: int = 2) -> list[Batch]:
+        return list(Loader(Numbered(11), range(11), 4, threads=threads, transform=shift).epoch(epoch))
+
+    plain = list(Loader(Numbered(11), range(11), 4).epoch(0))
+    first = batches(0)
+    assert same(first, batches(0, threads=1))
+    assert not same(first, batches(1))
+    added = np.concatenate([a.images[:, 0, 0, 0] - b.images[:, 0, 0, 0] for a, b in zip(first, plain, strict=True)])
+    assert len(set(added.tolist())) > 2
+    assert all((a.masks == b.masks + 1).all() for a, b in zip(first, plain, strict=True))
+
+
 def test_without_shuffling_the_given_order_stays() -> None:
     batches = list(Loader(Numbered(6), [5, 0, 3], 2, shuffle=False).epoch(7))
     assert [b.indices.tolist() for b in batches] == [[5, 0], [3]]

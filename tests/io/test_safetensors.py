@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tritonnet.io import ModelFileError, load_safetensors, save_safetensors
+from tritonnet.io import ModelFileError, inspect, load_safetensors, save_safetensors
 
 MODEL = {
     "a.weight": np.arange(12, dtype=np.float32).reshape(3, 4).T,
@@ -58,14 +58,26 @@ BAD = {
     "huge": raw(entry(shape=[2**40, 2**40]), b"12345678"),
     "negative": raw(entry(shape=[-1, -2]), b"12345678"),
     "unknown-type": raw(entry(dtype="C64"), b"12345678"),
+    "fractions": raw(entry(shape=[2.0]), b"12345678"),
+    "texts": raw(entry(data_offsets=["0", "8"]), b"12345678"),
+    "many-sizes": raw(entry(shape=[2**62] * 100_000), b"12345678"),
+    "overlap": raw({f"x{i}": entry()["x"] for i in range(1000)}, b"12345678"),
+    "gap": raw(entry(data_offsets=[4, 12]), b"1234" + b"12345678"),
+    "more-than-arrays": raw(entry(), b"12345678" + b"1"),
+    "twice": b"\x12\0\0\0\0\0\0\0" + b'{"x": {}, "x": {}}',
+    "nested": b"\xa0\x86\x01\0\0\0\0\0" + b"[" * 100_000,
+    "long-number": raw(entry(), b"12345678").replace(b"[2]", b"[" + b"9" * 5000 + b"]"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_refuses(case: str, tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(BAD[case])
-    with pytest.raises(ModelFileError, match=r"bad: not a safetensors file"):
-        load_safetensors(tmp_path / "bad")
+    for read in (load_safetensors, inspect):
+        if read is load_safetensors or BAD[case][8:9] == b"{":
+            with pytest.raises(ModelFileError, match=r"bad: not a safetensors file") as error:
+                read(tmp_path / "bad")
+            assert str(error.value).isprintable()
 
 
 def test_refuses_other_types_and_missing_files(tmp_path: Path) -> None:

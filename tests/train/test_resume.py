@@ -1,7 +1,6 @@
 """A run that is stopped after any step and resumed ends with the bits of one that was not; signals stop at a whole step."""
 
 import csv
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,15 @@ from tritonnet.train.training import Training
 TINY = Config(depth=1, size=8, batch_size=1, accumulate=2, epochs=2, cells=5, checkpoint_seconds=1e9)
 CASES = {
     "adam": replace(TINY, clip=0.5, ema=0.9, warmup=2, schedule="polynomial"),
-    "sgd": replace(TINY, optimizer="sgd", schedule="plateau", decay_epochs=1, accumulate=1, batch_size=2),
+    "sgd": replace(
+        TINY,
+        optimizer="sgd",
+        schedule="plateau",
+        decay_epochs=1,
+        accumulate=1,
+        batch_size=2,
+        augment="turns, rotate, elastic, noise",
+    ),
 }
 
 
@@ -41,7 +48,7 @@ class Quiet(Listener):
 
     def step(self, done: int, images_per_second: float) -> None:
         if done == self.at and self.number:
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)
         elif done == self.at:
             raise KeyboardInterrupt
 
@@ -97,7 +104,7 @@ def test_refuses_another_batch(tmp_path: Path) -> None:
 def test_a_second_signal_within_a_step_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def step(self: Training, *_: object) -> None:
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Training, "step", step)
     listener = Quiet()

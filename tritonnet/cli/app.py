@@ -18,12 +18,13 @@ from tritonnet.cli import data
 from tritonnet.cli import doctor as examination
 from tritonnet.cli.progress import listener
 from tritonnet.data import DataError
-from tritonnet.io import ModelFileError
+from tritonnet.io import FileError
+from tritonnet.io import inspect as inspect_file
 from tritonnet.kernels.fault import Fault
 from tritonnet.kernels.runtime import INTERPRET, Refused, refuse
 from tritonnet.measure import Step, made_batch, peak
 from tritonnet.measure.profile import kernel_times, table
-from tritonnet.train import Config, Metrics, Run, Trained
+from tritonnet.train import Config, Run, Trained
 from tritonnet.train import evaluate as evaluate_model
 from tritonnet.train import predict as predict_pictures
 from tritonnet.train import resume as resume_run
@@ -32,13 +33,12 @@ from tritonnet.train.config import HELP, of_unet
 from tritonnet.train.evaluation import extremes, write_pictures
 from tritonnet.train.finetune import network_of
 from tritonnet.train.folder import check_out
-from tritonnet.train.report import counted
+from tritonnet.train.report import counted, score_table
 
 __all__ = ["app", "main"]
 
-MISTAKES = (DataError, Fault, ModelFileError, OSError, Refused)
+MISTAKES = (DataError, Fault, FileError, OSError, Refused)
 MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
-TITLES = ("class", "IoU", "Dice", "precision", "recall")
 MEMORY_IS_SHORT = "out of memory; choose a smaller --batch-size, --size or --base-channels"
 
 app = typer.Typer(
@@ -149,6 +149,7 @@ def train(
     patience: Annotated[int | None, _option("patience", "0")] = None,
     init: Annotated[str | None, _option("init", "")] = None,
     flips: Annotated[bool | None, _option("flips", "on", "--flips/--no-flips")] = None,
+    augment: Annotated[str | None, _option("augment", "")] = None,
     cells: Annotated[int | None, _option("cells", "500; without a GPU 200")] = None,
 ) -> None:
     """Train a network on images and masks.
@@ -242,20 +243,9 @@ def evaluate(
     for note in dataset.notes:
         print(note)
     print(f"{counted(len(metrics.image_iou), 'image')} of split {split}, scored at {dataset.size} x {dataset.size}")
-    print("\n".join(_table(metrics, dataset.class_names)))
+    print("\n".join(score_table(metrics, dataset.class_names)))
     for kind, names in zip(("worst", "best "), extremes(metrics), strict=True):
         print(f"{kind}  " + ", ".join(f"{name} {metrics.image_iou[name]:.4f}" for name in names))
-
-
-def _table(metrics: Metrics, names: tuple[str, ...]) -> list[str]:
-    wide = max(5, *map(len, names))
-    columns = metrics.class_iou, metrics.class_dice, metrics.class_precision, metrics.class_recall
-    rows = [(name, *(f"{score:.4f}" for score in scores)) for name, *scores in zip(names, *columns, strict=True)]
-    return [
-        *("  ".join((row[0].ljust(wide), *(cell.rjust(9) for cell in row[1:]))) for row in (TITLES, *rows)),
-        f"iou {metrics.iou:.4f}  dice {metrics.dice:.4f}  pixel_accuracy {metrics.pixel_accuracy:.4f}  "
-        f"loss {metrics.loss:.4f}",
-    ]
 
 
 @app.command()
@@ -325,6 +315,22 @@ def summary(
         return
     network = models.UNet(in_channels, classes or 2, **unet)
     network.summary((in_channels, size or 256, size or 256))
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="HDF5, safetensors or .pth", show_default=False)],
+    check: Annotated[bool, typer.Option("--check", help="read all values too, and compare their checksums")] = False,
+) -> None:
+    """List what a model or data file holds: arrays, groups, attributes, and what a model was made with.
+
+    Only the headers are read. A damaged file, or one with links or types that are not read for safety, is refused.
+
+    Examples:
+    - `tritonnet inspect runs/001/best.h5 --check`
+    - `tritonnet inspect scans.h5`
+    """
+    print("\n".join(inspect_file(file, check=check)))
 
 
 @app.command()

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from tritonnet.data import DataError, Dataset, open_dataset
+from tritonnet.data import Augmentation, DataError, Dataset, open_dataset
 from tritonnet.data import check as check_data
 from tritonnet.data import pack as pack_data
 from tritonnet.data.image import PICTURES
 from tritonnet.io import write_atomically
+from tritonnet.train.batches import augmented_sample
 from tritonnet.train.config import HELP, MOST
 from tritonnet.train.pictures import contact_sheet
 
@@ -83,10 +84,13 @@ def preview(
     count: Annotated[int, typer.Option(help="how many images, evenly spread over the dataset", min=1)] = 24,
     size: Size = 256,
     val: Val = "auto",
+    augment: Annotated[str, typer.Option(help=HELP["augment"])] = "",
 ) -> None:
     """Draw a contact sheet: images as they are trained on, with the outlines of their masks; ignored pixels are grey.
 
-    Example: `tritonnet data preview mydata --out sheet.png`
+    Examples:
+    - `tritonnet data preview mydata --out sheet.png`
+    - `tritonnet data preview mydata --augment "rotate, elastic=0.1"` shows what that does to them
     """
     if out.suffix.lower() not in PICTURES:
         raise DataError(f"{out}: must end in one of {', '.join(PICTURES)}")
@@ -94,7 +98,10 @@ def preview(
     part = {index: name for name, indices in dataset.splits.items() for index in indices}
     count = min(count, len(dataset))
     chosen = [i * len(dataset) // count for i in range(count)]
-    tiles = [(f"{dataset.names[i]} ({part.get(i, 'unused')})", *dataset.sample(i)) for i in chosen]
+    augmentation = Augmentation.parse(augment)
+    tiles = [
+        (f"{dataset.names[i]} ({part.get(i, 'unused')})", *augmented_sample(dataset, i, augmentation)) for i in chosen
+    ]
     out.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(tiles, dataset.palette).save(out)
     print(f"{count} of {len(dataset)} images in {out}")

@@ -8,12 +8,10 @@ A file that `pack` wrote has an attribute `format` = "tritonnet-data"; its masks
 attributes `class_names`, `palette` and `mask_mapping` (JSON) say what they were made of, and /names (text) and /split (0
 train, 1 val, 2 test) hold one entry an image. In other files the mapping is inferred as for folders.
 
-Every member must be a dataset of that file itself: external and soft links, virtual datasets and external storage are
-refused, and so are sizes that the file cannot hold.
+Members are reached and decoded by the rules of `tritonnet.io.untrusted`: nothing outside the file, no size it cannot hold.
 """
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,12 @@ from tritonnet.data.dataset import CACHE_BYTES, Dataset, each, split_beside_test
 from tritonnet.data.image import DataError, RawMask, fit_image, resize_mask
 from tritonnet.data.mapping import IGNORE, MaskMapping, default_names
 from tritonnet.data.survey import Histogram, histogram, survey
+from tritonnet.io import untrusted
+from tritonnet.io.untrusted import explained
 
 __all__ = ["Hdf5Dataset", "open_hdf5", "open_members", "pack"]
 
-_FORMAT = np.bytes_("tritonnet-data")
-_RATIO = 1032  # the most that deflate can expand
+_FORMAT = "tritonnet-data"
 _SPLITS = ("train", "val", "test")
 _AT_ONCE = 64  # samples decoded ahead while packing
 
@@ -52,10 +51,8 @@ def _say(member: h5py.Dataset, index: int) -> str:
 
 def _at(member: h5py.Dataset, index: int) -> np.ndarray:
     """One image or mask."""
-    try:
-        values = np.asarray(member[index])
-    except OSError as error:
-        raise DataError(f"{_say(member, index)}: damaged ({str(error)[:100]})") from None
+    with explained(Path(_say(member, index)), DataError):
+        values: np.ndarray = untrusted.read(member, [range(index, index + 1), *map(range, member.shape[1:])])[0]
     if values.min() < 0 or values.max() > 65535:
         raise DataError(f"{_say(member, index)}: holds values outside 0..65535")
     return values
@@ -105,20 +102,21 @@ def open_hdf5(
 def _description(file: h5py.File, path: Path, count: int) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """What `pack` wrote beside the images: arguments of Dataset, and the splits that hold samples."""
     try:
-        if file.attrs.get("format") != _FORMAT:
+        said = untrusted.attributes(file, "format", "mask_mapping", "class_names", "palette", unread="?")
+        if said.get("format") != _FORMAT:
             return {"names": [f"{i:06d}" for i in range(count)]}, {}
-        names = [bytes(name).decode() for name in _member(file, "names", "S", (count,))[()]]
-        mapping = MaskMapping.from_json(json.loads(file.attrs["mask_mapping"]))
+        names = [bytes(name).decode() for name in _values(file, "names", "S", count)]
+        mapping = MaskMapping.from_json(json.loads(said["mask_mapping"]))
         about: dict[str, Any] = {
             "names": names, "mapping": mapping,
-            "class_names": tuple(str(name) for name in json.loads(file.attrs["class_names"])),
-            "palette": tuple((int(r), int(g), int(b)) for r, g, b in json.loads(file.attrs["palette"])),
+            "class_names": tuple(str(name) for name in json.loads(said["class_names"])),
+            "palette": tuple((int(r), int(g), int(b)) for r, g, b in json.loads(said["palette"])),
         }  # fmt: skip
         if not mapping.num_classes == len(about["class_names"]) == len(about["palette"]) <= IGNORE:
             raise ValueError("classes, names and colours must be as many")
         if any("/" in name for name in names):  # names become file names
             raise ValueError("a name must not hold a slash")
-        parts = _member(file, "split", "u", (count,))[()]
+        parts = _values(file, "split", "u", count)
     except (KeyError, OSError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: its description is damaged ({str(error)[:120]}); pack it anew") from None
     return about, {part: tuple(np.flatnonzero(parts == i).tolist()) for i, part in enumerate(_SPLITS) if i in parts}
@@ -130,16 +128,11 @@ def open_members(path: Path) -> tuple[h5py.Dataset, h5py.Dataset]:
     Raises:
         DataError: not such a file, damaged, or of a kind that is not read for safety.
     """
-    try:
+    with explained(path, DataError, "no folder, and cannot be read as HDF5"):
+        untrusted.check_start(path, "a folder or an HDF5 file")
         file = h5py.File(path, "r", locking=False)
         images = _member(file, "images", "u")
-        targets = _member(file, "masks" if "masks" in file else "labels", "iub")
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except Exception as error:  # h5py raises many types on damaged files
-        raise DataError(
-            f"{path}: no folder, and cannot be read as HDF5 ({(str(error).splitlines() or [''])[0][:120]})"
-        ) from None
+        targets = _member(file, "masks" if untrusted.has(file, "masks") else "labels", "iub")
     good = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
     if not good or images.dtype.itemsize > 2 or 0 in images.shape:
         raise DataError(
@@ -152,25 +145,22 @@ def open_members(path: Path) -> tuple[h5py.Dataset, h5py.Dataset]:
     return images, targets
 
 
-def _member(file: h5py.File, name: str, kinds: str, shape: tuple[int, ...] | None = None) -> h5py.Dataset:
-    """A dataset of the file itself, of these dtype kinds and, where given, of this shape."""
-    link = file.get(name, getlink=True)
-    if link is None:
+def _member(file: h5py.File, name: str, kinds: str) -> h5py.Dataset:
+    """A dataset of the file itself, of these dtype kinds."""
+    if not untrusted.has(file, name):
         raise DataError(f"holds no /{name}; wanted are /images and /masks (or /labels)")
-    if not isinstance(link, h5py.HardLink):
-        raise DataError(f"/{name} is a {type(link).__name__}, which is not followed")
-    found = file[name]
-    if not isinstance(found, h5py.Dataset) or found.shape is None or found.dtype.kind not in kinds:
+    found = untrusted.member(file, name, h5py.Dataset)
+    if found.dtype.kind not in kinds:
         raise DataError(f"/{name} must be a dataset of {'text' if kinds == 'S' else 'whole numbers'}")
-    if found.is_virtual or found.external:
-        raise DataError(f"/{name} keeps its values in another file, which is not opened")
-    if shape is not None and found.shape != shape:
-        raise DataError(f"/{name} must be {shape}, got {found.shape}")
-    stored = min(found.id.get_storage_size(), os.path.getsize(file.filename))
-    claimed = math.prod(found.shape) * found.dtype.itemsize
-    if claimed > stored * (_RATIO if found.id.get_create_plist().get_nfilters() else 1):
-        raise DataError(f"/{name} claims {claimed} bytes, the file holds {stored} of them: damaged or cut short")
     return found
+
+
+def _values(file: h5py.File, name: str, kinds: str, count: int) -> np.ndarray:
+    """All of a dataset of `count` entries."""
+    found = _member(file, name, kinds)
+    if found.shape != (count,):
+        raise DataError(f"/{name} must be {(count,)}, got {found.shape}")
+    return untrusted.read(found)
 
 
 def pack(dataset: Dataset, path: str | os.PathLike[str]) -> None:
@@ -186,8 +176,8 @@ def pack(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     parts = np.zeros(count, np.uint8)
     for i, part in enumerate(_SPLITS):
         parts[list(dataset.splits.get(part, ()))] = i
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:
-        file.attrs["format"] = _FORMAT
+    with h5py.File(path, "w", libver=("v110", "v110"), locking=False) as file:  # `write_atomically` holds a lock
+        file.attrs["format"] = np.bytes_(_FORMAT)
         for key in ("class_names", "palette", "mask_mapping"):
             file.attrs[key] = np.bytes_(json.dumps(dataset.config()[key]))
         file["names"] = np.array([name.encode() for name in dataset.names])

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from tritonnet.io import FileError
+
 __all__ = [
     "PICTURES", "DataError", "Header", "RawMask", "fit_image", "image_header", "list_images", "load_image", "read_mask",
     "resize_mask",
@@ -25,7 +27,7 @@ _ROTATES = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _WIDE = ("I;16", "I;16B", "I;16L", "I")  # older Pillow opens a 16-bit grey PNG as I
 
 
-class DataError(ValueError):
+class DataError(FileError):
     """Something is wrong with the user's files. One line: which file, what is wrong, what to do."""
 
 

@@ -13,12 +13,14 @@ import math
 import os
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from tritonnet.data.hdf5 import open_members
 from tritonnet.data.image import DataError
+from tritonnet.io import untrusted
+from tritonnet.io.untrusted import explained
 
 __all__ = ["Labelled", "open_labelled"]
 
@@ -35,12 +37,12 @@ class Labelled(NamedTuple):
     """Images and their classes.
 
     Attributes:
-        images: (N, H, W) or (N, H, W, C) uint8; an array, or an HDF5 dataset (perhaps uint16) that reads what is indexed.
+        images: (N, H, W) or (N, H, W, C) uint8, or uint16 from HDF5.
         labels: (N,) int64 in 0..K-1.
         class_names: K of them.
     """
 
-    images: Any
+    images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
 
@@ -62,7 +64,9 @@ def open_labelled(root: str | os.PathLike[str], split: str = "train") -> Labelle
         images, targets = open_members(root)
         if targets.ndim != 1 or split != "train":
             raise DataError(f"{root}: {targets.name} must be (N,) and split train, got {targets.shape} and {split}")
-        return _checked(root, images, targets[()], _numbered(int(targets[()].max()) + 1))
+        with explained(root, DataError):
+            labels = untrusted.read(targets)
+            return _checked(root, untrusted.read(images), labels, _numbered(int(labels.max()) + 1))
     prefix = "train" if split == "train" else "t10k"
     for ending in ("-ubyte", "-ubyte.gz"):
         if (file := root / f"{prefix}-images-idx3{ending}").is_file():
@@ -118,7 +122,7 @@ def _numbered(count: int) -> tuple[str, ...]:
     return tuple(f"class {c}" for c in range(count))
 
 
-def _checked(root: Path, images: Any, labels: np.ndarray, names: tuple[str, ...]) -> Labelled:
+def _checked(root: Path, images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Labelled:
     if len(images) != len(labels) or not 0 <= labels.min() <= labels.max() < len(names):
         raise DataError(
             f"{root}: must hold a label in 0..{len(names) - 1} for each of {len(images)} images, got {len(labels)} labels "

@@ -7,7 +7,7 @@ and resuming, nor another version of numpy changes what a run sees.
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from tritonnet.data.dataset import Dataset
 
-__all__ = ["Batch", "Loader"]
+__all__ = ["Batch", "Loader", "hashed"]
 
 
 class Batch(NamedTuple):
@@ -44,6 +44,8 @@ class Loader:
         shuffle: a new order each epoch; False keeps the order of `indices`.
         hflip: mirror left-right with probability 1/2, image and mask alike.
         vflip: mirror top-bottom with probability 1/2.
+        transform: called in the threads as transform(image, mask, bits) after the flips, on copies of (S, S, channels)
+            and (S, S), with 64 random bits (an int) of this seed, epoch and image; returns both, of the same shapes and dtypes.
         threads: decoding threads, at least 1; None for one a core, at most 8.
         ahead: batches prepared before they are asked for, at least 1; with the one in use this bounds the memory.
 
@@ -61,6 +63,7 @@ class Loader:
         shuffle: bool = True,
         hflip: bool = False,
         vflip: bool = False,
+        transform: Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]] | None = None,
         threads: int | None = None,
         ahead: int = 3,
     ) -> None:
@@ -75,6 +78,7 @@ class Loader:
         self.shuffle = shuffle
         self.hflip = hflip
         self.vflip = vflip
+        self.transform = transform
         self.threads = threads
         self.ahead = ahead
 
@@ -86,7 +90,7 @@ class Loader:
         """The samples of an epoch in the order they are taken. Shape: (len(indices),) int64."""
         if not self.shuffle:
             return self.indices
-        return self.indices[np.argsort(_hash(self.seed, epoch, self.indices, stream=0), kind="stable")]
+        return self.indices[np.argsort(hashed(self.seed, epoch, self.indices, stream=0), kind="stable")]
 
     def epoch(self, epoch: int, position: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (counted from 0), from the image at `position` on.
@@ -127,15 +131,19 @@ class Loader:
             indices,
             start + n,
         )
-        coins = _hash(self.seed, epoch, indices, stream=1)
+        coins = hashed(self.seed, epoch, indices, stream=1)
 
         def fill(first: int) -> None:
             for k in range(first, n, self.threads):
                 image, mask = self.dataset.sample(int(indices[k]))
                 rows = slice(None, None, -1 if self.vflip and coins[k] & np.uint64(1) else 1)
                 columns = slice(None, None, -1 if self.hflip and coins[k] & np.uint64(2) else 1)
-                batch.images[k] = image[rows, columns]
-                batch.masks[k] = mask[rows, columns]
+                image, mask = image[rows, columns], mask[rows, columns]
+                if self.transform is not None:
+                    bits = int(hashed(self.seed, epoch, indices[k : k + 1], stream=2**32)[0])
+                    image, mask = self.transform(image.copy(), mask.copy(), bits)
+                batch.images[k] = image
+                batch.masks[k] = mask
 
         return batch, [pool.submit(fill, first) for first in range(min(n, self.threads))]
 
@@ -146,7 +154,7 @@ def _finish(batch: Batch, parts: list["Future[None]"]) -> Batch:
     return batch
 
 
-def _hash(seed: int, epoch: int, indices: np.ndarray, stream: int) -> np.ndarray:
+def hashed(seed: int, epoch: int, indices: np.ndarray, stream: int) -> np.ndarray:
     """64 random bits for each index. Shape: (n,) uint64."""
     # a seed or epoch of numpy's would overflow with a warning; arrays wrap silently
     state = np.full(len(indices), seed & (2**64 - 1), np.uint64)

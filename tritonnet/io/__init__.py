@@ -1,11 +1,13 @@
-"""Files of weights: the native HDF5 model file, PyTorch's `.pth` (read), safetensors. Numpy arrays in and out."""
+"""Files: arrays in HDF5 (`hdf5`), model files, PyTorch's `.pth` (read), safetensors; `inspect` lists them. Numpy in and out."""
 
-from tritonnet.io.atomic import ModelFileError, write_atomically
+from tritonnet.io import hdf5
+from tritonnet.io.atomic import FileError, ModelFileError, write_atomically
+from tritonnet.io.inspection import inspect
 from tritonnet.io.model_file import FORMAT_VERSION, ModelFile, load_model, save_model
 from tritonnet.io.pth import load_pth
 from tritonnet.io.safetensors import load_safetensors, save_safetensors
 
 __all__ = [
-    "FORMAT_VERSION", "ModelFile", "ModelFileError", "load_model", "load_pth", "load_safetensors", "save_model",
-    "save_safetensors", "write_atomically",
+    "FORMAT_VERSION", "FileError", "ModelFile", "ModelFileError", "hdf5", "inspect", "load_model", "load_pth",
+    "load_safetensors", "save_model", "save_safetensors", "write_atomically",
 ]  # fmt: skip

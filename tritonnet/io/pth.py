@@ -1,6 +1,7 @@
 """PyTorch weight files. The one place that calls `torch.load`, and only with `weights_only=True`."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import h5py
 import numpy as np
 
 from tritonnet.io.atomic import ModelFileError
+from tritonnet.io.hdf5 import Entry
 
-__all__ = ["load_pth"]
+__all__ = ["load_pth", "shapes_pth"]
 
 _EXTRA = "mask_values"  # a list of mask values that the widely used U-Net's files carry beside the weights
 
@@ -25,13 +27,23 @@ def load_pth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
         ModelFileError: no such file, not a PyTorch file, or one that holds more than tensors.
     """
+    return {name: _array(Path(path), name, value) for name, value in _tensors(Path(path), "cpu")}
+
+
+def shapes_pth(path: str | os.PathLike[str]) -> Iterator[Entry]:
+    """What `load_pth` would read, without reading the values. Raises as it does."""
+    for name, value in _tensors(Path(path), "meta"):
+        size = value.numel() * value.element_size()
+        yield Entry(name, tuple(value.shape), str(value.dtype).removeprefix("torch."), size, size)
+
+
+def _tensors(path: Path, place: str) -> Iterator[tuple[str, Any]]:
     import torch
 
-    path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file")
     try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        loaded: Any = torch.load(path, map_location=place, weights_only=True)
     except Exception as error:  # torch raises its own, pickle's, zip's and the system's errors
         hint = "save it with torch.save(model.state_dict(), path)"
         if h5py.is_hdf5(path):
@@ -41,19 +53,19 @@ def load_pth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict):
         raise ModelFileError(f"{path}: holds a {type(loaded).__name__}, not a state_dict")
-    weights = {}
+    seen = set()
     for key, value in loaded.items():
         if key == _EXTRA:
             continue
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise ModelFileError(f"{path}: entry {key!r} is a {type(value).__name__}, not a tensor; not a state_dict")
         name = key.removeprefix("module.")
-        if name in weights:
+        if name in seen:
             raise ModelFileError(f"{path}: holds both {name} and module.{name}")
-        weights[name] = _array(path, key, value)
-    if not weights:
+        seen.add(name)
+        yield name, value
+    if not seen:
         raise ModelFileError(f"{path}: holds no weights")
-    return weights
 
 
 def _array(path: Path, key: str, value: Any) -> np.ndarray:

@@ -6,19 +6,21 @@ Source: the format's description in the README of huggingface/safetensors.
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from tritonnet.io.atomic import ModelFileError, write_atomically
+from tritonnet.io.hdf5 import Entry
+from tritonnet.io.untrusted import shown
 
-__all__ = ["load_safetensors", "save_safetensors"]
+__all__ = ["load_safetensors", "save_safetensors", "shapes_safetensors"]
 
 _TYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
+    "U64": "<u8", "U32": "<u4", "BF16": "<u2", "U16": "<u2", "U8": "|u1",
 }  # fmt: skip
 _NAMES = {text: name for name, text in _TYPES.items()}
 _LONGEST_HEADER = 100_000_000  # the limit of the format's own reader
@@ -74,30 +76,53 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
         ModelFileError: no such file, not a safetensors file, cut short, or of a type that is not read.
     """
-    path = Path(path)
+    return {entry.name: _array(entry, file.read(entry.bytes)) for entry, file in _entries(Path(path))}
+
+
+def shapes_safetensors(path: str | os.PathLike[str]) -> Iterator[Entry]:
+    """What `load_safetensors` would read, without reading the values. Raises as it does."""
+    return (entry for entry, _ in _entries(Path(path)))
+
+
+def _entries(path: Path) -> Iterator[tuple[Entry, BinaryIO]]:
+    """Each array with the file, which stands at its first byte."""
     try:
-        content = path.read_bytes()
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            left = os.fstat(file.fileno()).st_size - 8 - length
+            if left < 0 or length > _LONGEST_HEADER:
+                raise ValueError("the header is cut short")
+            header = json.loads(file.read(length), object_pairs_hook=_unique)
+            header.pop("__metadata__", None)
+            at = 0
+            # the format has arrays side by side, without gap or overlap; so none is larger than the file, nor all together
+            for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+                begin, end = entry["data_offsets"]
+                if entry["dtype"] not in _TYPES:
+                    raise ValueError(f"{key} has the type {entry['dtype']}, which is not read")
+                shape, size = tuple(entry["shape"]), np.dtype(_TYPES[entry["dtype"]]).itemsize
+                plain = len(shape) <= 64 and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+                if not plain or begin != at or not math.prod(shape) * size == end - begin <= left - at:
+                    raise ValueError(f"{key} does not fit the file")
+                at = end
+                file.seek(8 + length + begin)
+                yield Entry(key, shape, entry["dtype"], end - begin, end - begin), file
+            if at != left:
+                raise ValueError("the file is longer than its arrays")
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        length = int.from_bytes(content[:8], "little")
-        if len(content) < 8 or length > min(len(content) - 8, _LONGEST_HEADER):
-            raise ValueError("the header is cut short")
-        header = json.loads(content[8 : 8 + length])
-        data = memoryview(content)[8 + length :]
-        return {key: _array(entry, data) for key, entry in header.items() if key != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelFileError(f"{path}: not a safetensors file ({error})") from None
+        raise ModelFileError(f"{path}: not a safetensors file ({shown(str(error))})") from None
 
 
-def _array(entry: Mapping[str, Any], data: memoryview) -> np.ndarray:
-    begin, end = (int(at) for at in entry["data_offsets"])
-    shape = tuple(int(n) for n in entry["shape"])
-    half = entry["dtype"] == "BF16"
-    dtype = np.dtype("<u2") if half else np.dtype(_TYPES[str(entry["dtype"])])
-    fits = min(shape, default=0) >= 0 and math.prod(shape) * dtype.itemsize == end - begin
-    if not (fits and 0 <= begin <= end <= len(data)):
-        raise ValueError("an array does not fit the file")
-    array = np.frombuffer(data[begin:end], dtype).reshape(shape)
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def _array(entry: Entry, data: bytes) -> np.ndarray:
+    array = np.frombuffer(data, _TYPES[entry.dtype]).reshape(entry.shape or ())
     # a bfloat16 is the upper half of a float32
-    return (array.astype(np.uint32) << 16).view(np.float32) if half else array.copy()
+    return (array.astype(np.uint32) << 16).view(np.float32) if entry.dtype == "BF16" else array.copy()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tritonnet.data import Augmentation
 from tritonnet.kernels.runtime import INTERPRET, refuse
 from tritonnet.train.objective import parse_loss, parse_weights
 
@@ -64,6 +65,8 @@ HELP = {
     "patience": "stop after so many epochs without a higher validation IoU; 0: never",
     "init": "start from this model's weights (best.h5, .pth, .safetensors), with other classes too",
     "flips": "mirror training images at random",
+    "augment": "change training images at random: names among turns, rotate, scale, shift, elastic, brightness, contrast, "
+    "gamma, noise, each with its usual amount or with yours, such as `rotate=30, elastic, gamma`",
     "precision": "fp32, tf32, bf16 or fp16",
     "seed": "two runs with one seed, one configuration and one kind of GPU give identical weights",
     "val": "which images validate: every:5, a fraction such as 0.2, a split file; auto: the data's own, else every:5",
@@ -121,6 +124,7 @@ class Config:
     patience: int = 0
     init: str = ""
     flips: bool = True
+    augment: str = ""
     precision: str = "fp32"
     seed: int = 0
     val: str = "auto"
@@ -151,6 +155,7 @@ class Config:
         for name in ("momentum", "ema", "decay_factor"):
             if not 0 <= getattr(self, name) < 1:
                 refuse("config", f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        Augmentation.parse(self.augment)
         parse_loss(self.loss)
         parse_weights(self.class_weights)
 

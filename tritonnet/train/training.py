@@ -18,7 +18,7 @@ import torch
 
 from tritonnet import models
 from tritonnet.autograd import Tensor, precision
-from tritonnet.data import IGNORE, Loader, channel_statistics, class_weights
+from tritonnet.data import IGNORE, Augmentation, Loader, channel_statistics, class_weights
 from tritonnet.data.loader import Batch
 from tritonnet.kernels import fault, runtime
 from tritonnet.kernels.fault import Fault
@@ -87,6 +87,7 @@ class Training:
         }  # fmt: skip
         self.trained = Trained(self.network, card)
         self.normalizer = Normalizer(mean, std, self.dataset.scale)
+        self.augmentation = Augmentation.parse(config.augment)
         self.objective = Objective(self.network.num_classes, config.loss, config.class_weights)
         self.optimizer = build_optimizer(config, self.network)
         average = get_ema_multi_avg_fn(config.ema)
@@ -115,15 +116,21 @@ class Training:
 
     # --- a step ---
 
-    def step(self, images: torch.Tensor, masks: torch.Tensor, shares: torch.Tensor) -> Tensor:
+    def step(self, images: torch.Tensor, masks: torch.Tensor, shares: torch.Tensor, *drawn: torch.Tensor) -> Tensor:
         """One update from buffers of images (N, S, S, C) and masks (N, S, S) uint8; the loss stays on the device.
 
         The images are taken `batch_size` at a time, and their losses and gradients added in the `shares` (parts,).
+        They are augmented as was `drawn`, if anything was.
         """
         losses = []
         for number, first in enumerate(range(0, len(images), self.config.batch_size)):
             part, share = slice(first, first + self.config.batch_size), Tensor(shares[number])
-            loss = self.objective.loss(self.network(self.normalizer(images[part])), Tensor(masks[part]))
+            if self.augmentation is not None and drawn:
+                own = (buffer[part] for buffer in (images, masks, *drawn))
+                x, labels = self.normalizer.augmented(self.augmentation, *own)
+            else:
+                x, labels = self.normalizer(images[part]), masks[part]
+            loss = self.objective.loss(self.network(x), Tensor(labels))
             loss.backward(share)
             losses.append(loss.detach() * share)
         if self.config.clip:
@@ -147,7 +154,11 @@ class Training:
             shares = (counts[counts > 0] / counts.sum()).astype(np.float32)
             self.rate = self.schedule.rate(self.steps_done, self.time_passed())
             self.schedule.set(self.rate)
-            found = memory.guarded(lambda: self.captured(*map(to_device, (images, masks, shares))))
+            buffers = [images, masks, shares]
+            if self.augmentation is not None:
+                indices = batch.indices if live.all() else batch.indices[live]
+                buffers += self.augmentation.draw(self.config.seed, len(self.history), indices, self.config.size)
+            found = memory.guarded(lambda: self.captured(*map(to_device, buffers)))
             loss = self.refuse_batch(images, masks) if found is None else found
         self.losses[len(self.images)].copy_(loss.data)
         self.images.append(len(images))
