@@ -7,10 +7,13 @@ import sys
 
 from tritonnet import train
 
-config = train.Config.for_machine(
-    data=sys.argv[1], out=sys.argv[2]
-)  # what suits this machine; every field can be given
-run = train.train(config)
+if len(sys.argv) != 3:
+    sys.exit("usage: python examples/train_your_own.py DIR OUT")
+config = train.Config.for_machine(data=sys.argv[1], out=sys.argv[2])  # what suits this machine; give what you like
+try:
+    run = train.train(config)
+except ValueError as error:  # what is wrong with the data or the configuration
+    sys.exit(f"error: {error}")
 print(f"best IoU {run.best['iou']:.3f}; look at {run.folder}/samples and {run.folder}/curves.png")
 masks = train.predict(run.folder / "best.h5", f"{config.data}/images", run.folder / "predictions")
 print(f"{len(masks)} masks, the first is {masks[0]}")

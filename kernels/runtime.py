@@ -6,6 +6,8 @@ rank are row-major and contiguous.
 """
 
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -17,6 +19,7 @@ __all__ = [
     "multiprocessors", "next_power_of_2", "observing", "pitch", "recording", "refuse", "zeros",
 ]  # fmt: skip
 
+notice = ""  # printed once, before the first launch
 INTERPRET: bool = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -52,6 +55,8 @@ if (
     from triton.runtime.interpreter import InterpreterOptions, interpreter_builder
 
     interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)
+    # numpy's remarks on NaN and infinity from inside a kernel, which a GPU does not make; `fault` says what is wrong
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"triton\.runtime\.interpreter")
 
 _CUDA = not INTERPRET and torch.cuda.is_available()  # asked once: every launcher asks for the device
 _DEVICES = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if _CUDA else []
@@ -169,6 +174,7 @@ def launch(
         moved: bytes read and written, for a profile; None: each buffer among `args` once.
         constants: constexpr arguments, by name.
     """
+    global notice
     if 0 in grid:
         return
     if _observer is not None:
@@ -178,6 +184,9 @@ def launch(
     if _recorder is not None:
         _recorder(kernel, args, constants, num_warps, num_stages)
         return
+    if notice:
+        print(notice, file=sys.stderr)
+        notice = ""
     kernel[grid](*args, num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True, **constants)
 
 

@@ -15,6 +15,7 @@ from pictures import write_folder
 from PIL import Image
 from small import train_small
 
+import tritonnet as tn
 from tritonnet.cli import main
 from tritonnet.kernels.runtime import INTERPRET
 from tritonnet.train import Config, Listener
@@ -69,6 +70,23 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "train" in capsys.readouterr().out
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"tritonnet {tn.__version__}\n"
+
+
+def test_demo_says_how_many_steps(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    configs: list[Config] = []
+    app = importlib.import_module("tritonnet.cli.app")
+    monkeypatch.setattr(app, "INTERPRET", True)
+    monkeypatch.setattr(app, "train_network", lambda config, *_, **__: configs.append(config))
+    with pytest.raises(AttributeError):
+        main(["demo"])
+    steps = configs[0].epochs * -(-(configs[0].cells * 4 // 5) // 8)
+    run("demo", "--help")
+    assert f"{steps} steps of 8 images" in " ".join(capsys.readouterr().out.split())
+
+
 def test_train_prints_where_to_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", *QUICK, "--out", tmp_path / "run") == 0
     out = capsys.readouterr().out
@@ -118,9 +136,12 @@ def test_predict_tiles_and_names_what_it_could_not_read(
     assert (tmp_path / "p.h5").is_file()
 
 
-def test_resume_of_a_finished_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("train", "--resume", trained) == 0
-    assert "best validation IoU" in capsys.readouterr().out
+@pytest.mark.parametrize("named", ["", "last.h5"])
+def test_resume_of_a_finished_run(named: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "--resume", trained / named) == 0
+    out = capsys.readouterr().out
+    assert f"this run is finished; to train on from its weights: tritonnet train --init {trained}/best.h5" in out
+    assert "on 1 image at 16 x 16" in out
 
 
 @pytest.fixture
@@ -230,11 +251,18 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 MISTAKES = {
     "no-command": (("fly",), "No such command"),
-    "no-option": (("train", "--speed", "9"), "No such option"),
+    "no-option": (("train", "--speed", "9"), "; tritonnet train --help explains"),
     "no-number": (("train", "--epochs", "many"), "--epochs"),
     "bad-choice": (("train", "--model", "vgg"), "model must be one of unet, resunet, poster, got 'vgg'"),
     "bad-loss": (("train", "--loss", "ce + iou"), "each term must be one of ce, focal, dice, distance, got 'iou'"),
     "bad-size": (("train", "--size", "0"), "size must be at least 1"),
+    "too-large": (("train", "--size", "1000000"), "size must be at most 8192"),
+    "of-unet": (("train", "--model", "poster", "--depth", "3"), "add --model unet, or leave out --depth"),
+    "of-unet-too": (("summary", "--model", "poster", "--base-channels", "8"), "add --model unet"),
+    "summary-too-small": (("summary", "--size", "3"), "got shape (N, 3, 3, 3)"),
+    "out-below-a-file": (("train", *QUICK, "--out", "README/run"), "README/run: --out must be a folder that can be"),
+    "predict-below-a-file": (("predict", "MODEL", "README", "--out", "README/x"), "README/x: --out must be"),
+    "evaluate-below-a-file": (("evaluate", "MODEL", "--out", "README"), "README: --out must be"),
     "too-small": (("train", "--model", "unet", "--size", "8"), "size must be at least 16 for this network, got 8"),
     "no-data": (("train", "--data", "nowhere"), "nowhere"),
     "empty-data": (("train", "--data", "", *QUICK), "--data must not be empty"),
@@ -247,7 +275,10 @@ MISTAKES = {
     "bad-config": (("train", "--config", "README"), "README must be TOML"),
     "no-config": (("train", "--config", "none.toml"), "none.toml must be a file such as the config.toml"),
     "no-init": (("train", *QUICK, "--init", "none.h5"), "none.h5: no such file"),
-    "resume-with-options": (("train", "--resume", "run", "--size", "8"), "leave out --size"),
+    "resume-with-options": (
+        ("train", "--resume", "run", "--size", "8"),
+        "leave out --size, or start a new run from its weights with --init run/best.h5",
+    ),
     "bad-split": (("evaluate", "MODEL", "--split", "best"), "split must be one of"),
     "no-picture": (("predict", "MODEL", "nowhere.png"), "nowhere.png"),
     "not-a-model": (("evaluate", "README"), "README"),
@@ -295,7 +326,7 @@ def test_host_memory_is_said(
 
 def test_demo_spares_a_run_on_real_data(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("demo", "--out", trained) == 2
-    assert "must be a new or empty folder" in one_line(capsys)
+    assert f"or go on with tritonnet train --resume {trained}" in one_line(capsys)
     assert (trained / "best.h5").is_file()
 
 

@@ -112,8 +112,8 @@ def test_preview_draws_outlines(tmp_path: Path) -> None:
     side = 24 * 11  # enlarged to at least 256
     assert pixels.shape == (side + 6 + 16 + 6, 4 * (side + 6) + 6, 3)
     first = pixels[6 + 14 : 6 + 14 + side, 6 : 6 + side]
-    orange = (first == (230, 159, 0)).all(axis=2)
-    assert 0 < orange.mean() < 0.1  # lines, not areas
+    cyan = (first == (0, 210, 255)).all(axis=2)
+    assert 0 < cyan.mean() < 0.1  # lines, not areas
     assert first.max() > 200  # stretched to the range of what the picture holds
     ignored = first[:, : 24 * 3 * 11 // 24]
     assert ignored.min() >= 64

@@ -29,6 +29,18 @@ def test_train_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"), [((), "usage: "), (("nowhere", "run"), "error: .*nowhere: no such folder")]
+)
+def test_train_your_own_takes_a_mistake_in_one_line(
+    arguments: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=says) as ended:
+        run("train_your_own.py", *arguments, monkeypatch=monkeypatch)
+    assert "\n" not in str(ended.value)
+
+
 def test_conv_transpose(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run("conv_transpose_4x4.py", monkeypatch=monkeypatch)
     out = capsys.readouterr().out

@@ -233,3 +233,22 @@ def test_import_order_does_not_matter(order: str) -> None:
     done = run_python(f"{ORDERS[order]}\n{COMPUTE}")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("no GPU: running on Triton's interpreter") <= 1
+
+
+OUTSIDE = """
+import tritonnet as tn
+print("imported", flush=True)
+loss = tn.nn.CrossEntropyLoss()(tn.tensor([[1.0, 2.0]]), tn.tensor([7]))
+try:
+    loss.item()
+except tn.Fault:
+    print("fault")
+"""
+
+
+def test_stderr_has_one_line_at_most_and_none_from_the_import() -> None:
+    """Without a GPU the first launch says so; numpy's remarks on what the interpreter computes are not shown."""
+    assert run_python("import tritonnet").stderr == ""
+    done = run_python(OUTSIDE)
+    assert done.stdout.split() == ["imported", "fault"]
+    assert done.stderr in ("", "no GPU: running on Triton's interpreter, correct but slow\n")

@@ -15,7 +15,7 @@ if not (Path(__file__).parent / "kernels" / "__init__.py").is_file():
         "(an archive may drop symbolic links), or run: ln -s ../kernels tritonnet/kernels"
     )
 
-_startup.prepare()
+_notice = _startup.prepare()
 
 from tritonnet import ops  # noqa: E402
 from tritonnet.autograd import (  # noqa: E402
@@ -32,11 +32,14 @@ from tritonnet.autograd import (  # noqa: E402
     set_precision,
     tensor,
 )  # fmt: skip
+from tritonnet.kernels import runtime as _runtime  # noqa: E402
 from tritonnet.kernels.fault import Fault  # noqa: E402
 from tritonnet.kernels.runtime import Refused  # noqa: E402
 from tritonnet.ops.random import manual_seed, rand, randn  # noqa: E402
 
 from tritonnet import models, nn, optim  # noqa: E402  # isort: skip
+
+_runtime.notice = _notice
 
 __version__ = "0.1.0"
 

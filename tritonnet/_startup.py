@@ -22,13 +22,15 @@ import torch
 __all__ = ["prepare"]
 
 
-def prepare() -> None:
-    """Choose compiler or interpreter for this process; say so once when it is the interpreter."""
+def prepare() -> str:
+    """Choose compiler or interpreter for this process; what the first launch says, where it is the interpreter."""
+    notice = ""
     if not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ:
         os.environ["TRITON_INTERPRET"] = "1"
-        print("no GPU: running on Triton's interpreter, correct but slow", file=sys.stderr)
+        notice = "no GPU: running on Triton's interpreter, correct but slow"
     if os.environ.get("TRITON_INTERPRET") == "1" and "triton.language" in sys.modules:
         _redefine_standard_library()
+    return notice
 
 
 def _redefine_standard_library() -> None:

@@ -79,6 +79,8 @@ def test_refuses_a_gradient(gradient, message) -> None:
 
 
 def test_refuses_what_has_no_derivative() -> None:
+    with pytest.raises(tn.Refused, match="root must be a tritonnet Tensor, got int"):
+        tn.graph(3)
     with pytest.raises(tn.Refused, match="must have been computed from one with requires_grad"):
         tn.tensor(1.0).backward()
     with pytest.raises(tn.Refused, match="create_graph must be False"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tritonnet.io import ModelFileError, load_pth
+from tritonnet.io import ModelFileError, load_pth, save_model
 
 WEIGHTS = {
     "inc.weight": torch.arange(24, dtype=torch.float32).reshape(2, 3, 2, 2),
@@ -64,6 +64,8 @@ def test_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused("none.pth", "no such file")
     (tmp_path / "text.pth").write_text("hello")
     refused("text.pth", "not a PyTorch file of plain weights")
+    save_model(tmp_path / "best.h5", {}, {})
+    refused("best.h5", r"it is HDF5: tritonnet\.io\.load_model\(path\)\.model has the weights")
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil()))
     refused("evil.pth", "not a PyTorch file of plain weights")
     torch.save({"a": Evil()}, tmp_path / "evil.pth")

@@ -118,6 +118,7 @@ def test_probabilities_and_predictions_agree(classes) -> None:
 REFUSED = {
     "dtype": (lambda m, x, t: m.predict(x.astype(np.int64)), "images must be uint8 .* or float32 .*, got int64"),
     "rank": (lambda m, x, t: m.predict(x[0]), r"images must have 4 dimensions, got shape \(4, 4, 3\)"),
+    "list": (lambda m, x, t: m.predict([*x]), "images must have 4 dimensions, got list; numpy.stack makes an array"),
     "channels": (lambda m, x, t: m.predict(x[..., :2]), r"uint8 images must be \(N, H, W, 3\), got shape"),
     "masks": (lambda m, x, t: m.fit(x, t[:1]), "masks must be .* of the images' N, H, W, got"),
     "std": (lambda m, x, t: m.set_normalization((0, 0, 0), (1, 0, 1)), "std above 0"),

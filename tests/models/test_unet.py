@@ -329,5 +329,7 @@ def test_refuses_images() -> None:
     for shape in ((1, 4, 8, 8), (1, 3, 3, 8)):
         with pytest.raises(tn.Refused, match=r"images must be \(N, 3, H, W\) with H and W at least 4, got shape"):
             ours(tn.from_torch(randn(*shape)))
+    with pytest.raises(tn.Refused, match=r"must be a tritonnet Tensor, got ndarray; use tn\.from_numpy"):
+        ours(randn(1, 3, 8, 8).numpy(force=True))
     with pytest.raises(tn.Refused, match="images must be"):
         ours(tn.from_torch(randn(3, 8)))

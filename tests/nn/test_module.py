@@ -238,6 +238,13 @@ def test_a_value_that_is_no_array_is_refused() -> None:
         nn.Conv2d(1, 1, 1).load_state_dict({"weight": "heavy", "bias": torch.zeros(1)})
 
 
+def test_a_path_is_no_state_dict() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"must map names to arrays, got str; tritonnet\.io\.load_model\(path\)\.model"
+    ):
+        nn.Conv2d(1, 1, 1).load_state_dict("best.h5")
+
+
 def test_a_state_dict_shares_memory_and_has_no_history(ours) -> None:
     value = ours.state_dict()["first.body.0.weight"]
     assert value.data.data_ptr() == ours.first.body[0].weight.data.data_ptr()

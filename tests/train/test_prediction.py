@@ -90,6 +90,37 @@ def test_agrees_with_the_network_s_own_predict(tmp_path: Path) -> None:
     assert np.array_equal(np.stack([mask_of(path) for path in masks]), trained.network.predict(images))
 
 
+def test_arrays_get_the_masks_of_files(tmp_path: Path) -> None:
+    """Images of any sizes in memory, grey ones too, more than one batch of them."""
+    trained = fresh_model()
+    images = [regions(*shape, seed=i) for i, shape in enumerate([(23, 19, 3), (9, 40), (16, 16, 3), (12, 14, 1)])]
+    for i, image in enumerate(images):
+        save(tmp_path / "in" / f"{i}.png", image)
+    files = predict(trained, tmp_path / "in", tmp_path / "out", tell=quiet)
+    masks = trained.predict(images, batch_size=3)
+    assert [mask.dtype for mask in masks] == [np.uint8] * 4
+    assert all(np.array_equal(mask, mask_of(file)) for mask, file in zip(masks, files, strict=True))
+    assert len({int(mask.sum()) for mask in masks}) > 1
+    stack = np.stack([images[0], images[0]])
+    assert all(np.array_equal(mask, masks[0]) for mask in trained.predict(stack))
+
+
+NO_IMAGES = {
+    r"got an array of shape \(8, 8, 3\); pass one image as \[image\]": np.zeros((8, 8, 3), np.uint8),
+    r"got float32 of shape \(8, 8, 3\)": [np.zeros((8, 8, 3), np.float32)],
+    r"got uint8 of shape \(8, 8, 4\)": [np.zeros((8, 8, 4), np.uint8)],
+    r"got uint8 of shape \(0, 8\)": [np.zeros((0, 8), np.uint8)],
+    r"got uint8 of shape \(8,\)": np.zeros((8, 8), np.uint8),
+    "got str": ["a.png"],
+}
+
+
+@pytest.mark.parametrize("says", NO_IMAGES)
+def test_refuses_what_is_no_image(says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        fresh_model().predict(NO_IMAGES[says])  # type: ignore[arg-type]
+
+
 WAYS: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
     "resized": ({}, (23, 19)),
     "resized-flips": ({"tta": "flips"}, (23, 19)),
@@ -210,7 +241,8 @@ def test_spares_what_is_there(tmp_path: Path) -> None:
 OUT_OF_RANGE = {
     "overlap must be from 0 to below 1, got 1": {"tiles": True, "overlap": 1},
     "overlap must be from 0 to below 1, got nan": {"tiles": True, "overlap": float("nan")},
-    "tile_size must come with tiles and be at least 4 here, got 3": {"tiles": True, "tile_size": 3},
+    "tile_size must come with tiles and be from 4 to 8192 here, got 3": {"tiles": True, "tile_size": 3},
+    "from 4 to 8192 here, got 1000000": {"tiles": True, "tile_size": 1000000},
     "tile_size must come with tiles": {"tile_size": 16},
     "tta must be one of none, flips, got 'rotations'": {"tta": "rotations"},
 }

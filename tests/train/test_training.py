@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pictures import write_folder
 from PIL import Image
+from small import train_small
 
 from tritonnet import io
 from tritonnet.data import DataError
@@ -17,7 +18,8 @@ from tritonnet.io import ModelFileError
 from tritonnet.kernels.fault import Fault
 from tritonnet.kernels.runtime import Refused
 from tritonnet.train import Config, Listener, Trained, evaluate, resume, train
-from tritonnet.train.folder import COLUMNS, better
+from tritonnet.train.folder import COLUMNS, RunFolder, better
+from tritonnet.train.training import Training
 
 TINY = Config(base_channels=4, depth=1, size=16, batch_size=2, epochs=2, cells=5, checkpoint_seconds=0.0)
 
@@ -195,6 +197,45 @@ def test_says_what_the_data_is(tmp_path: Path) -> None:
     train(replace(TINY, data=str(write_folder(tmp_path / "data")), out=str(tmp_path / "run"), epochs=1), listener)
     assert any("255" in line for line in listener.heard)  # how mask values became classes
     assert any("4 images to train on, 1 to validate" in line for line in listener.heard)
+
+
+def test_epochs_follow_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few images are seen often: 2 steps an epoch make 75 epochs of 150. Many are seen three times."""
+    monkeypatch.chdir(tmp_path)
+    config, listener = replace(TINY, epochs=0), Silent()
+    assert Training(config, RunFolder("run", fresh=True), listener).config.epochs == 75
+    assert listener.heard[-1] == "75 epochs of 2 steps; --epochs chooses otherwise"
+    monkeypatch.setattr("tritonnet.train.training.FEW_STEPS", 4)
+    train_small(monkeypatch)
+    run = train(replace(config, batch_size=1, out="run"), Silent())
+    assert len(run.history) == run.config.epochs == Config.load(run.folder / "config.toml").epochs == 3
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_finding_nothing_is_said(classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_small(monkeypatch)
+    data, listener = write_folder(tmp_path / "data"), Silent()
+    for path in (data / "masks").iterdir():
+        Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16) % classes).save(path)
+    weights = ",".join(["1e6", *["1"] * (classes - 1)])
+    config = replace(TINY, data=str(data), out=str(tmp_path / "run"), lr=1.0, class_weights=weights)
+    train(config, listener)
+    where = "the validation images" if classes == 2 else "samples/"
+    assert listener.heard[-1] == (
+        f"no object was found in {where}; try --epochs 6 or another --lr than 1; "
+        f"look at the masks with: tritonnet data check {data}"
+    )
+
+
+def test_a_run_that_died_before_its_first_save(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").write_text("")
+    says = "the run in it was not saved yet: if it is over, remove the folder"
+    with pytest.raises(DataError, match=f"found none; {says}"):
+        resume(run, Silent())
+    with pytest.raises(DataError, match=f"choose another --out; {says}"):
+        train(replace(TINY, out=str(run)), Silent())
 
 
 def test_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

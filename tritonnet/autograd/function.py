@@ -109,7 +109,8 @@ class Function:
         for t in inputs:
             if t is not None and not isinstance(t, Tensor):
                 refuse(
-                    cls.name, f"inputs must be tritonnet Tensors, got {type(t)}; tn.from_torch and tn.tensor make them"
+                    cls.name,
+                    f"inputs must be tritonnet Tensors, got {type(t).__name__}; use tn.from_numpy or tn.from_torch",
                 )
         needs = tuple(_enabled and t is not None and t.requires_grad for t in inputs)
         ctx = Context(needs)
@@ -178,6 +179,8 @@ def backward(root: "Tensor", gradient: Buffer, retain_graph: bool) -> None:
 
 def graph(root: "Tensor") -> None:
     """Print the recorded operations that lead to `root`, one a line, first recorded first; leaves by their shape."""
+    if not hasattr(root, "edge"):
+        refuse("graph", f"root must be a tritonnet Tensor, got {type(root).__name__}")
     edge = root.edge()
     stack = [edge[0]] if isinstance(edge, tuple) else []
     seen: dict[int, Node] = {}

@@ -12,31 +12,31 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from tritonnet.cli import data
+import tritonnet
+from tritonnet.cli import data, networks
 from tritonnet.cli import doctor as examination
+from tritonnet.cli.options import ask, option
 from tritonnet.cli.progress import listener
 from tritonnet.data import DataError
 from tritonnet.io import FileError
 from tritonnet.io import inspect as inspect_file
 from tritonnet.kernels.fault import Fault
 from tritonnet.kernels.runtime import INTERPRET, Refused, refuse
-from tritonnet.measure import Step, made_batch, peak
-from tritonnet.measure.profile import kernel_times, table
-from tritonnet.train import Config, Metrics, Run, Trained
+from tritonnet.train import Config, Run, Trained
 from tritonnet.train import evaluate as evaluate_model
 from tritonnet.train import predict as predict_pictures
 from tritonnet.train import resume as resume_run
 from tritonnet.train import train as train_network
-from tritonnet.train.build import build_network
-from tritonnet.train.config import HELP
+from tritonnet.train.config import HELP, own_arguments
 from tritonnet.train.evaluation import extremes, write_pictures
 from tritonnet.train.finetune import network_of
+from tritonnet.train.folder import check_out
+from tritonnet.train.report import counted, score_table
 
 __all__ = ["app", "main"]
 
 MISTAKES = (DataError, Fault, FileError, OSError, Refused)
 MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
-TITLES = ("class", "IoU", "Dice", "precision", "recall")
 MEMORY_IS_SHORT = "out of memory; choose a smaller --batch-size, --size or --base-channels"
 
 app = typer.Typer(
@@ -48,6 +48,20 @@ app = typer.Typer(
     "`images/` and `masks/`, then `tritonnet predict runs/001/best.h5 PICTURES`. Each command has its own `--help`.",
 )
 app.add_typer(data.app, name="data")
+app.command()(networks.summary)
+app.command()(networks.profile)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tritonnet {tritonnet.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[bool, ask("print the version and end", "--version", callback=_version, is_eager=True)] = False,
+) -> None: ...
 
 
 def main(args: list[str] | None = None) -> None:
@@ -57,9 +71,7 @@ def main(args: list[str] | None = None) -> None:
         args: in place of the command line's.
     """
     arguments = sys.argv[1:] if args is None else args
-    # NaN is found and said by our own check; numpy's remarks on it, from inside the interpreter, would drown that line
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # a file that is damaged is said to be
-    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"triton\.runtime\.interpreter")
     try:
         code = app(
             [*arguments, "--help"] if arguments in ([], ["data"]) else arguments,
@@ -78,7 +90,8 @@ def main(args: list[str] | None = None) -> None:
         elif not hasattr(error, "format_message"):  # the argument parser's own errors have it
             raise
         else:
-            code = _complain(f"{error.format_message().rstrip('.')}; tritonnet --help explains")
+            command = getattr(getattr(error, "ctx", None), "command_path", "tritonnet")
+            code = _complain(f"{error.format_message().rstrip('.')}; {command} --help explains")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -87,29 +100,19 @@ def _complain(text: str) -> int:
     return 2
 
 
-def _option(field: str, here: str, *names: str) -> Any:
-    """An option that sets a field of Config; `here` is its default in words, if the help does not say it."""
-    return _ask(HELP[field] + (f" [default: {here}]" if here else ""), *names)
-
-
-def _ask(text: str, *names: str, **limits: Any) -> Any:
-    """An option whose help says its default in words."""
-    return typer.Option(*names, help=text, show_default=False, **limits)
-
-
 @app.command()
 def train(
-    data: Annotated[str | None, _option("data", "")] = None,
-    model: Annotated[str | None, _option("model", "unet; without a GPU poster")] = None,
-    size: Annotated[int | None, _option("size", "256; without a GPU 32")] = None,
-    batch_size: Annotated[int | None, _option("batch_size", "16; without a GPU 8")] = None,
-    epochs: Annotated[int | None, _option("epochs", "60; without a GPU 3")] = None,
-    lr: Annotated[float | None, _option("lr", "0.001")] = None,
-    optimizer: Annotated[str | None, _option("optimizer", "adam")] = None,
-    precision: Annotated[str | None, _option("precision", "bf16 on a GPU that has it, else fp32")] = None,
-    seed: Annotated[int | None, _option("seed", "0")] = None,
-    val: Annotated[str | None, _option("val", "auto")] = None,
-    out: Annotated[str | None, _option("out", "")] = None,
+    data: Annotated[str | None, option("data", "")] = None,
+    model: Annotated[str | None, option("model", "unet; without a GPU poster")] = None,
+    size: Annotated[int | None, option("size", "256; without a GPU 32")] = None,
+    batch_size: Annotated[int | None, option("batch_size", "16; without a GPU 8")] = None,
+    epochs: Annotated[int | None, option("epochs", "60; without a GPU 0")] = None,
+    lr: Annotated[float | None, option("lr", "0.001")] = None,
+    optimizer: Annotated[str | None, option("optimizer", "adam")] = None,
+    precision: Annotated[str | None, option("precision", "bf16 on a GPU that has it, else fp32")] = None,
+    seed: Annotated[int | None, option("seed", "0")] = None,
+    val: Annotated[str | None, option("val", "auto")] = None,
+    out: Annotated[str | None, option("out", "")] = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="go on with a stopped run folder; leave the other options out, its config.toml has them"),
@@ -120,27 +123,27 @@ def train(
             help="TOML file of defaults, such as a run's config.toml; options given here win", show_default=False
         ),
     ] = None,
-    base_channels: Annotated[int | None, _option("base_channels", "64")] = None,
-    depth: Annotated[int | None, _option("depth", "4; resunet 3")] = None,
-    upsample: Annotated[str | None, _option("upsample", "transposed")] = None,
-    skip: Annotated[str | None, _option("skip", "concat")] = None,
-    down: Annotated[str | None, _option("down", "pool")] = None,
-    dropout: Annotated[float | None, _option("dropout", "0")] = None,
-    head: Annotated[str | None, _option("head", "softmax")] = None,
-    loss: Annotated[str | None, _option("loss", "ce")] = None,
-    class_weights: Annotated[str | None, _option("class_weights", "1 for each")] = None,
-    momentum: Annotated[float | None, _option("momentum", "0.9")] = None,
-    weight_decay: Annotated[float | None, _option("weight_decay", "0")] = None,
-    schedule: Annotated[str | None, _option("schedule", "cosine")] = None,
-    warmup: Annotated[int | None, _option("warmup", "0")] = None,
-    clip: Annotated[float | None, _option("clip", "0")] = None,
-    accumulate: Annotated[int | None, _option("accumulate", "1")] = None,
-    ema: Annotated[float | None, _option("ema", "0")] = None,
-    patience: Annotated[int | None, _option("patience", "0")] = None,
-    init: Annotated[str | None, _option("init", "")] = None,
-    flips: Annotated[bool | None, _option("flips", "on", "--flips/--no-flips")] = None,
-    augment: Annotated[str | None, _option("augment", "")] = None,
-    cells: Annotated[int | None, _option("cells", "500; without a GPU 200")] = None,
+    base_channels: Annotated[int | None, option("base_channels", "64")] = None,
+    depth: Annotated[int | None, option("depth", "4; resunet 3")] = None,
+    upsample: Annotated[str | None, option("upsample", "transposed")] = None,
+    skip: Annotated[str | None, option("skip", "concat")] = None,
+    down: Annotated[str | None, option("down", "pool")] = None,
+    dropout: Annotated[float | None, option("dropout", "0")] = None,
+    head: Annotated[str | None, option("head", "softmax")] = None,
+    loss: Annotated[str | None, option("loss", "ce")] = None,
+    class_weights: Annotated[str | None, option("class_weights", "1 for each")] = None,
+    momentum: Annotated[float | None, option("momentum", "0.9")] = None,
+    weight_decay: Annotated[float | None, option("weight_decay", "0")] = None,
+    schedule: Annotated[str | None, option("schedule", "cosine")] = None,
+    warmup: Annotated[int | None, option("warmup", "0")] = None,
+    clip: Annotated[float | None, option("clip", "0")] = None,
+    accumulate: Annotated[int | None, option("accumulate", "1")] = None,
+    ema: Annotated[float | None, option("ema", "0")] = None,
+    patience: Annotated[int | None, option("patience", "0")] = None,
+    init: Annotated[str | None, option("init", "")] = None,
+    flips: Annotated[bool | None, option("flips", "on", "--flips/--no-flips")] = None,
+    augment: Annotated[str | None, option("augment", "")] = None,
+    cells: Annotated[int | None, option("cells", "500; without a GPU 200")] = None,
 ) -> None:
     """Train a network on images and masks.
 
@@ -168,12 +171,14 @@ def train(
     if resume is not None:
         if chosen:
             given = ", ".join("--" + name.replace("_", "-") for name in chosen)
-            refuse("train", f"--resume takes its options from the run's config.toml; leave out {given}")
+            anew = f"or start a new run from its weights with --init {resume}/best.h5 in place of --resume"
+            refuse("train", f"--resume takes its options from the run's config.toml; leave out {given}, {anew}")
         _finish(_run(lambda: resume_run(resume, listener())))
         return
     given_file = Config.read(chosen.pop("config")) if config else {}
     start = {**given_file, **chosen}.get("init")
     settings = Config.for_machine(**{**(network_of(str(start)) if start else {}), **given_file, **chosen})
+    own_arguments(settings.model, chosen)
     _finish(_run(lambda: train_network(settings, listener())))
 
 
@@ -188,7 +193,7 @@ def _finish(run: Run) -> None:
     best = run.best
     print(
         f"best validation IoU {best['iou']:.4f}, Dice {best['dice']:.4f} in epoch {best['epoch']:.0f}, "
-        f"on {run.validated} images"
+        f"on {counted(run.validated, 'image')} at {run.config.size} x {run.config.size}"
     )
     print(f"pictures: {run.folder}/samples, {run.folder}/curves.png")
     print(f"next: tritonnet predict {shlex.quote(f'{run.folder}/best.h5')} PICTURES")
@@ -202,12 +207,12 @@ ModelPath = Annotated[
 @app.command()
 def evaluate(
     model: ModelPath,
-    data: Annotated[str, _ask("folder as for train [default: the data it was trained on]")] = "",
+    data: Annotated[str, ask("folder as for train [default: the data it was trained on]")] = "",
     split: Annotated[str, typer.Option(help="val, train, test (where the data has one) or all")] = "val",
-    val: Annotated[str, _ask("which images validate, as for train [default: as in its run]")] = "",
+    val: Annotated[str, ask("which images validate, as for train [default: as in its run]")] = "",
     batch_size: Annotated[int, typer.Option(help="images at a time", min=1)] = 16,
-    out: Annotated[Path | None, _ask("folder for confusion_matrix.png, worst_1.png ... and best_1.png ...")] = None,
-    as_json: Annotated[bool, _ask("print one JSON object in place of the table", "--json")] = False,
+    out: Annotated[Path | None, ask("folder for confusion_matrix.png, worst_1.png ... and best_1.png ...")] = None,
+    as_json: Annotated[bool, ask("print one JSON object in place of the table", "--json")] = False,
 ) -> None:
     """Score a trained network: IoU, Dice, precision, recall and pixel accuracy from one confusion matrix over all images.
 
@@ -218,6 +223,8 @@ def evaluate(
     - `tritonnet evaluate runs/001/best.h5 --data other --split all --out scores`
     - `tritonnet evaluate runs/001/best.h5 --json > scores.json`
     """
+    if out is not None:
+        check_out(out)
     trained = Trained.load(model)
     dataset, metrics = evaluate_model(trained, data, split=split, val=val, batch_size=batch_size)
     if out is not None:
@@ -228,21 +235,10 @@ def evaluate(
         return
     for note in dataset.notes:
         print(note)
-    print(f"{len(metrics.image_iou)} images of split {split}, scored at {dataset.size} x {dataset.size}")
-    print("\n".join(_table(metrics, dataset.class_names)))
+    print(f"{counted(len(metrics.image_iou), 'image')} of split {split}, scored at {dataset.size} x {dataset.size}")
+    print("\n".join(score_table(metrics, dataset.class_names)))
     for kind, names in zip(("worst", "best "), extremes(metrics), strict=True):
         print(f"{kind}  " + ", ".join(f"{name} {metrics.image_iou[name]:.4f}" for name in names))
-
-
-def _table(metrics: Metrics, names: tuple[str, ...]) -> list[str]:
-    wide = max(5, *map(len, names))
-    columns = metrics.class_iou, metrics.class_dice, metrics.class_precision, metrics.class_recall
-    rows = [(name, *(f"{score:.4f}" for score in scores)) for name, *scores in zip(names, *columns, strict=True)]
-    return [
-        *("  ".join((row[0].ljust(wide), *(cell.rjust(9) for cell in row[1:]))) for row in (TITLES, *rows)),
-        f"iou {metrics.iou:.4f}  dice {metrics.dice:.4f}  pixel_accuracy {metrics.pixel_accuracy:.4f}  "
-        f"loss {metrics.loss:.4f}",
-    ]
 
 
 @app.command()
@@ -252,11 +248,11 @@ def predict(
         Path, typer.Argument(metavar="PICTURES", help="a picture or a folder of pictures", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="folder for masks/ and overlays/")] = Path("predictions"),
-    tiles: Annotated[bool, _ask("overlapping tiles at full resolution, instead of resizing", "--tiles")] = False,
-    tile_size: Annotated[int | None, _ask("side of a tile in pixels [default: the size trained at]")] = None,
-    overlap: Annotated[float | None, _ask("of tiles side by side, from 0 to below 1 [default: 0.25]")] = None,
+    tiles: Annotated[bool, ask("overlapping tiles at full resolution, instead of resizing", "--tiles")] = False,
+    tile_size: Annotated[int | None, ask("side of a tile in pixels [default: the size trained at]")] = None,
+    overlap: Annotated[float | None, ask("of tiles side by side, from 0 to below 1 [default: 0.25]")] = None,
     tta: Annotated[str, typer.Option(help="none, or flips: the mean over the image and its mirror images")] = "none",
-    probabilities: Annotated[Path | None, _ask("HDF5 file to make, with each class's probability")] = None,
+    probabilities: Annotated[Path | None, ask("HDF5 file to make, with each class's probability")] = None,
     batch_size: Annotated[int, typer.Option(help="pictures or tiles at a time", min=1)] = 16,
 ) -> None:
     """Mark every pixel of a picture, or of each picture in a folder and its sub-folders.
@@ -277,43 +273,7 @@ def predict(
         model, pictures, out, tiles=tiles, tile_size=tile_size, overlap=0.25 if overlap is None else overlap, tta=tta,
         probabilities=probabilities, batch_size=batch_size,
     )  # fmt: skip
-    print(f"{len(masks)} masks in {out / 'masks'}, overlays in {out / 'overlays'}")
-
-
-@app.command()
-def summary(
-    file: Annotated[
-        Path | None,
-        typer.Argument(metavar="[MODEL]", help="a model file [default: a fresh network]", show_default=False),
-    ] = None,
-    model: Annotated[str, typer.Option(help=HELP["model"])] = "unet",
-    in_channels: Annotated[int, typer.Option(help="channels of an image")] = 3,
-    classes: Annotated[int | None, _ask("channels of the head [default: 2; poster 1, as printed there]", min=1)] = None,
-    size: Annotated[int | None, _ask("side of an image [default: 256; poster 32]")] = None,
-    base_channels: Annotated[int, typer.Option(help=HELP["base_channels"])] = 64,
-    depth: Annotated[int | None, _option("depth", "4; resunet 3")] = None,
-    upsample: Annotated[str, typer.Option(help=HELP["upsample"])] = "transposed",
-    skip: Annotated[str, typer.Option(help=HELP["skip"])] = "concat",
-    down: Annotated[str, typer.Option(help=HELP["down"])] = "pool",
-) -> None:
-    """Print a network's layers, shapes and parameters.
-
-    Examples:
-    - `tritonnet summary --model poster` is the poster's table: 176,192 parameters
-    - `tritonnet summary --skip add --down conv`
-    - `tritonnet summary --model resunet`
-    - `tritonnet summary runs/001/best.h5`
-    """
-    if file is not None:
-        trained = Trained.load(file)
-        trained.network.summary((trained.channels, size or trained.size, size or trained.size))
-        return
-    size = (32 if model == "poster" else 256) if size is None else size
-    config = Config.for_machine(
-        model=model, base_channels=base_channels, depth=depth, upsample=upsample, skip=skip, down=down, size=size
-    )
-    network = build_network(config, in_channels, classes or (1 if model == "poster" else 2))
-    network.summary((in_channels, size, size))
+    print(f"{counted(len(masks), 'mask')} in {out / 'masks'}, overlays in {out / 'overlays'}")
 
 
 @app.command()
@@ -341,7 +301,7 @@ def demo(
     """Train on made pictures of cells and show the result; needs no data.
 
     On a GPU: the U-Net at 256 x 256, for 60 seconds after the first step. Without one: the poster's small network at
-    32 x 32, 100 steps of 8 images, a few minutes.
+    32 x 32, 75 steps of 8 images, a few minutes.
     """
     if INTERPRET:
         config = Config.for_machine(out=str(out), seed=seed, lr=3e-3, epochs=3, cells=250)  # 25 steps an epoch
@@ -355,37 +315,6 @@ def demo(
     if not run.best["iou"] >= expect_iou:
         print(f"tritonnet: the IoU must be at least {expect_iou}", file=sys.stderr)
         raise typer.Exit(1)
-
-
-@app.command()
-def profile(
-    model: Annotated[str, typer.Option(help=HELP["model"])] = "unet",
-    size: Annotated[int, typer.Option(help="side of an image, in pixels", min=1)] = 256,
-    batch_size: Annotated[int, typer.Option(help="images a step", min=1)] = 16,
-    precision: Annotated[str, typer.Option(help=HELP["precision"])] = "bf16",
-    base_channels: Annotated[int, typer.Option(help=HELP["base_channels"])] = 64,
-    depth: Annotated[int | None, _option("depth", "4; resunet 3")] = None,
-    upsample: Annotated[str, typer.Option(help=HELP["upsample"])] = "transposed",
-) -> None:
-    """Show where a training step's time goes, kernel by kernel; needs a GPU.
-
-    A line a kernel: launches, microseconds, its share of the step, the bytes of its buffers, rates, and the least time the
-    card could take for so many bytes or products as a share of the time it took ("of peak").
-
-    Example: `tritonnet profile --batch-size 1`
-    """
-    if INTERPRET:
-        refuse("profile", "a GPU must be there, none was found; times on the interpreter say nothing about one")
-    config = Config.for_machine(
-        model=model, base_channels=base_channels, depth=depth, upsample=upsample, precision=precision, size=size
-    )
-    step, batch = Step(build_network(config, 3, 2), 3, precision), made_batch(batch_size, size, size, 3, 2)
-    for _ in range(3):  # compiles, and allocates the optimizer's state
-        step(*batch)
-    best = peak()
-    print(table(kernel_times(lambda: step(*batch), best, step.dtype)))
-    rate = f"{best.flops / 1e12:.0f} TFLOP/s in 16 bits, " if best.flops else ""
-    print(f"{torch.cuda.get_device_name()}, peak: {rate}{best.bytes / 1e12:.2f} TB/s ({best.source})")
 
 
 @app.command()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from tritonnet.kernels.runtime import INTERPRET
 from tritonnet.train.report import Listener, clock, epoch_line
 
 __all__ = ["TerminalListener", "listener"]
@@ -27,7 +28,9 @@ class TerminalListener(Listener):
         super().begin(done, steps, epochs, seconds)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[speed]}"))
         self.bar = Progress(*columns, console=self.console, transient=True)
-        self.task = self.bar.add_task("training", total=steps, completed=done, speed="compiling kernels ...")
+        self.task = self.bar.add_task(
+            "training", total=steps, completed=done, speed="" if INTERPRET else "compiling kernels ..."
+        )
         self.bar.start()
 
     def step(self, done: int, images_per_second: float) -> None:

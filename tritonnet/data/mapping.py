@@ -39,9 +39,10 @@ __all__ = [
 IGNORE = 255  # the class of pixels that neither train nor count
 _UNKNOWN = -1
 
-# Black, then colours that stay apart on a screen and in print (Okabe and Ito, "Color Universal Design").
+# Black, then colours that stay apart on a screen and in print (Okabe and Ito, "Color Universal Design"), but first a cyan
+# in place of their sky blue: it is bright on dark images, and no stain of tissue (brown, orange, pink, violet) has its hue.
 _COLOURS = (
-    (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
+    (0, 0, 0), (0, 210, 255), (230, 159, 0), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
     (204, 121, 167),
 )  # fmt: skip
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from tritonnet.io.atomic import ModelFileError
@@ -44,10 +45,10 @@ def _tensors(path: Path, place: str) -> Iterator[tuple[str, Any]]:
     try:
         loaded: Any = torch.load(path, map_location=place, weights_only=True)
     except Exception as error:  # torch raises its own, pickle's, zip's and the system's errors
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ModelFileError(
-            f"{path}: not a PyTorch file of plain weights ({reason}); save it with torch.save(model.state_dict(), path)"
-        ) from error
+        hint = "save it with torch.save(model.state_dict(), path)"
+        if h5py.is_hdf5(path):
+            hint = "it is HDF5: tritonnet.io.load_model(path).model has the weights of a model file"
+        raise ModelFileError(f"{path}: not a PyTorch file of plain weights; {hint}") from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict):

@@ -52,7 +52,10 @@ def explained(path: Path, kind: type[FileError] = FileError, trouble: str = "dam
         raise
     except Exception as error:  # h5py raises many types on damaged files
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        reason = str(error) if isinstance(error, FileError) else _REASONS.get(type(error), f"{trouble} ({line})")
+        # of a file cut short HDF5 tells its own insides; of one the system refuses, with an errno, why
+        inner = "synchronously open" in line and "errno" not in line
+        said = f"{trouble}; copy it anew" if inner else f"{trouble} ({line})"
+        reason = str(error) if isinstance(error, FileError) else _REASONS.get(type(error), said)
         raise kind(f"{path}: {shown(reason)}") from error
 
 

@@ -27,7 +27,10 @@ IGNORE = 255  # a mask's value for pixels that do not count
 
 
 class Segmenter(Module):
-    """Base of the networks from images (N, C, H, W) to logits (N, num_classes, H, W)."""
+    """Base of the networks from images (N, C, H, W) to logits (N, num_classes, H, W).
+
+    The images that `model(x)` takes are normalised floats: (image / 255 - model.mean) / model.std, channel by channel.
+    """
 
     def __init__(self, kind: str, **arguments: Any) -> None:
         super().__init__()
@@ -68,7 +71,8 @@ class Segmenter(Module):
         """Refuse images of another rank, other channels, or smaller than `least` pixels a side."""
         wanted = f"images must be (N, {self.in_channels}, H, W) with H and W at least {least}"
         if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < least:
-            refuse(type(self).__name__, f"{wanted}, got shape {x.shape}")
+            got = str(x.shape).replace("(0,", "(N,")  # `summary` sends an empty batch
+            refuse(type(self).__name__, f"{wanted}, got shape {got}")
 
     def whole(self, x: Tensor) -> Tensor:
         """What `summary` shows: the forward, and what the published table has behind it."""
@@ -102,7 +106,9 @@ class Segmenter(Module):
         return F.softmax(self(x), dim=1) if self.num_classes > 1 else F.sigmoid(self(x))
 
     def predict(self, images: Any, batch_size: int = 8) -> Any:
-        """Class masks of images.
+        """Class masks of images, at the size they have, which should be the size trained at.
+
+        For others there is `tritonnet.train.Trained.predict`, which resizes them as training did.
 
         Args:
             images: numpy array, uint8 (N, H, W, C) with values 0..255, or float32 (N, C, H, W) already normalised.
@@ -196,8 +202,9 @@ class Segmenter(Module):
 
 
 def _size(images: Any) -> tuple[int, int]:
-    if images.ndim != 4:
-        refuse("predict", f"images must have 4 dimensions, got shape {images.shape}")
+    if getattr(images, "ndim", 0) != 4:
+        got = f"shape {images.shape}" if hasattr(images, "shape") else type(images).__name__
+        refuse("predict", f"images must have 4 dimensions, got {got}; numpy.stack makes an array of a list")
     h, w = images.shape[1:3] if str(images.dtype) == "uint8" else images.shape[2:4]
     return h, w
 

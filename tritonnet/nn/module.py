@@ -264,6 +264,10 @@ class Module:
         Raises:
             StateDictError: one message with all that does not fit.
         """
+        if not hasattr(state_dict, "keys"):
+            name = type(state_dict).__name__
+            how = "tritonnet.io.load_model(path).model reads best.h5, tritonnet.io.load_pth(path) a .pth"
+            raise StateDictError(f"[load_state_dict] state_dict must map names to arrays, got {name}; {how}")
         own = dict(self._state())
         missing = [key for key in own if key not in state_dict]
         unexpected = [key for key in state_dict if key not in own]

@@ -113,7 +113,7 @@ def _computed(op: str, input: Tensor, weight: Tensor, groups: int) -> tuple[Tens
         refuse(op, f"groups must be 1 (others are not there yet), got {groups}")
     for name, t in (("input", input), ("weight", weight)):
         if not isinstance(t, Tensor):
-            refuse(op, f"{name} must be a tritonnet Tensor, got {type(t).__name__}; tn.from_torch(...) makes one")
+            refuse(op, f"{name} must be a tritonnet Tensor, got {type(t).__name__}; use tn.from_numpy or tn.from_torch")
         if t.ndim != 4:
             refuse(op, f"{name} must have 4 dimensions, got shape {t.shape}")
         if not t.dtype.is_floating_point:

@@ -105,7 +105,10 @@ def _check(op: str, size_average: object, reduce: object, ignore_index: object, 
         refuse(op, f"ignore_index must be an integer, got {ignore_index!r}")
     for name, tensor in constants.items():
         if tensor is not None and not isinstance(tensor, Tensor):
-            refuse(op, f"{name} must be a tritonnet Tensor, got {type(tensor)}; tn.from_torch and tn.tensor make them")
+            refuse(
+                op,
+                f"{name} must be a tritonnet Tensor, got {type(tensor).__name__}; use tn.from_numpy or tn.from_torch",
+            )
         if tensor is not None and tensor.requires_grad:
             refuse(op, f"{name} must not require a gradient; use {name}.detach()")
 

@@ -72,7 +72,7 @@ def check(
     given = {"running_mean": running_mean, "running_var": running_var, "num_batches_tracked": num_batches_tracked}
     for name, t in {"input": input, **{key: value for key, value in given.items() if value is not None}}.items():
         if not isinstance(t, Tensor):
-            refuse(op, f"{name} must be a tritonnet Tensor, got {type(t).__name__}; tn.from_torch(...) makes one")
+            refuse(op, f"{name} must be a tritonnet Tensor, got {type(t).__name__}; use tn.from_numpy or tn.from_torch")
     if input.ndim != 4:
         refuse(op, f"input must have 4 dimensions (N, C, H, W), got shape {input.shape}")
     if not eps >= 0:

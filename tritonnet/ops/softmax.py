@@ -32,7 +32,7 @@ class SoftmaxFunction(Function):
 
 def _check_dim(op: str, input: Tensor, dim: int | None) -> None:
     if not isinstance(input, Tensor):
-        refuse(op, f"input must be a tritonnet Tensor, got {type(input)}; tn.from_torch makes one")
+        refuse(op, f"input must be a tritonnet Tensor, got {type(input).__name__}; use tn.from_numpy or tn.from_torch")
     check_dtype(op, "input", input.data, FLOATS)
     if input.ndim == 0:
         refuse(op, "input must have at least 1 dimension, got a number")

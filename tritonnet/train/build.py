@@ -5,15 +5,9 @@ from typing import Any
 from tritonnet import models, optim
 from tritonnet.data import DataError, Dataset
 from tritonnet.kernels import runtime
-from tritonnet.train.config import Config
+from tritonnet.train.config import ARGUMENTS, Config
 
 __all__ = ["build", "build_network", "build_optimizer", "splits"]
-
-ARGUMENTS = {
-    "unet": ("base_channels", "depth", "upsample", "skip", "down", "dropout"),
-    "resunet": ("base_channels", "depth"),
-    "poster": (),
-}  # of each network, beside its channels
 
 
 def build_network(config: Config, channels: int, outputs: int) -> models.Segmenter:

@@ -3,6 +3,7 @@
 import difflib
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tritonnet.data import Augmentation
 from tritonnet.kernels.runtime import INTERPRET, refuse
 from tritonnet.train.objective import parse_loss, parse_weights
 
-__all__ = ["Config"]
+__all__ = ["ARGUMENTS", "Config", "own_arguments"]
 
 CHOICES = {
     "model": ("unet", "resunet", "poster"),
@@ -27,9 +28,13 @@ CHOICES = {
 }
 LEAST = {
     "base_channels": 1, "depth": 1, "size": 1, "batch_size": 1,
-    "epochs": 1, "cells": 2, "weight_decay": 0.0, "max_seconds": 0.0,
+    "epochs": 0, "cells": 2, "weight_decay": 0.0, "max_seconds": 0.0,
     "checkpoint_seconds": 0.0, "seed": 0, "warmup": 0, "decay_epochs": 1, "power": 0.0,
     "clip": 0.0, "accumulate": 1, "patience": 0,
+}  # fmt: skip
+MOST = {
+    "base_channels": 4096, "depth": 12, "size": 8192, "batch_size": 65536, "epochs": 10**6, "accumulate": 65536,
+    "cells": 10**7, "warmup": 10**9, "seed": 2**63 - 1,
 }  # fmt: skip
 HELP = {
     "data": "folder with images/ and masks/, another known layout, or an HDF5 file (none: made cells)",
@@ -49,7 +54,7 @@ HELP = {
     "pixels / (classes * pixels of the class) of the training masks. For every loss but dice",
     "size": "images are resized to size x size pixels",
     "batch_size": "images at a time",
-    "epochs": "passes over the training images",
+    "epochs": "passes over the training images; 0: as many as make 150 steps, at least 3",
     "lr": "learning rate at the start",
     "optimizer": "adam, adamw, sgd with momentum, adagrad or rmsprop",
     "momentum": "of sgd",
@@ -74,6 +79,26 @@ HELP = {
     "max_seconds": "stop this long after the first step; 0: never. The learning rate then follows the clock",
     "checkpoint_seconds": "save best.h5 and last.h5 at an epoch's end at most this often",
 }  # what each field means; written into config.toml and shown by --help
+
+
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "unet": ("base_channels", "depth", "upsample", "skip", "down", "dropout"),
+    "resunet": ("base_channels", "depth"),
+    "poster": (),
+}  # of each network, beside its channels
+
+
+def own_arguments(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that are arguments of networks and were given (are not None).
+
+    Raises:
+        Refused: one that this network has not, and would ignore.
+    """
+    given = {name: options[name] for name in ARGUMENTS["unet"] if options.get(name) is not None}
+    names = ", ".join("--" + name.replace("_", "-") for name in given if name not in ARGUMENTS.get(model, given))
+    if names:
+        refuse("model", f"must be unet for {names}, got {model}; add --model unet, or leave out {names}")
+    return given
 
 
 @dataclass(frozen=True)
@@ -137,6 +162,9 @@ class Config:
                 refuse("config", f"{name} must be at least {least}, got {getattr(self, name)}")
             if getattr(self, name) == float("inf"):
                 refuse("config", f"{name} must be finite, got inf")
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                refuse("config", f"{name} must be at most {most}, got {getattr(self, name)}")
         if not 0 < self.lr < float("inf"):
             refuse("config", f"lr must be above 0 and finite, got {self.lr}")
         for name in ("momentum", "ema", "decay_factor", "dropout"):
@@ -151,10 +179,10 @@ class Config:
         """The defaults for this machine, changed by what was chosen (None counts as not chosen).
 
         On a GPU: the U-Net at 256 x 256 in bf16 (fp32 where the GPU lacks it). On the interpreter, which is some 10,000
-        times slower: the poster's network at 32 x 32 in fp32, 3 epochs. The ResU-Net has the depth of its paper.
+        times slower: the poster's network at 32 x 32 in fp32, some 150 steps. The ResU-Net has the depth of its paper.
         """
         if INTERPRET:
-            machine = cls(model="poster", size=32, batch_size=8, epochs=3, precision="fp32", cells=200)
+            machine = cls(model="poster", size=32, batch_size=8, epochs=0, precision="fp32", cells=200)
         else:
             machine = cls(precision="bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32")
         if chosen.get("model") == "resunet":

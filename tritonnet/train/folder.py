@@ -4,12 +4,13 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tritonnet.data import DataError
 from tritonnet.io import write_atomically
 from tritonnet.train.config import Config
 
-__all__ = ["COLUMNS", "Row", "RunFolder", "better", "rounded"]
+__all__ = ["COLUMNS", "Row", "RunFolder", "better", "check_out", "rounded"]
 
 COLUMNS = (
     "epoch", "train_loss", "val_loss", "iou", "dice", "pixel_accuracy", "learning_rate", "images_per_second", "seconds",
@@ -29,6 +30,20 @@ def better(row: Row, best: Row | None) -> bool:
     return row["iou"] > best["iou"] or (math.isnan(best["iou"]) and not math.isnan(row["iou"]))
 
 
+def check_out(path: str | Path) -> None:
+    """Refuse a folder that cannot be made or written into, before anything is computed for it.
+
+    Raises:
+        DataError: it is so; the system's reason is in the message.
+    """
+    try:
+        there = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
+        with TemporaryDirectory(dir=there):
+            pass
+    except OSError as error:
+        raise DataError(f"{path}: --out must be a folder that can be written ({error.strerror})") from None
+
+
 class RunFolder:
     """Paths and tables of one run.
 
@@ -45,19 +60,22 @@ class RunFolder:
         if not str(path):
             numbers = (Path("runs") / f"{number:03d}" for number in range(1, 100000))
             path = next(folder for folder in numbers if not folder.exists())
-        self.path = Path(path)
+        self.path = Path(path).parent if not fresh and Path(path).is_file() else Path(path)  # of its last.h5
         self.config, self.metrics, self.curves = (
             self.path / name for name in ("config.toml", "metrics.csv", "curves.png")
         )
         self.samples, self.best, self.last = (self.path / name for name in ("samples", "best.h5", "last.h5"))
+        dead = self.config.is_file() and not (self.best.is_file() or self.last.is_file())
+        died = "; the run in it was not saved yet: if it is over, remove the folder" if dead else ""
         if not fresh:
             if not self.last.is_file():
-                raise DataError(f"{self.path}: must be a run folder with last.h5 to go on from; found none")
+                raise DataError(f"{self.path}: must be a run folder with last.h5 to go on from; found none{died}")
             return
         self.replaced = replacing and self.config.is_file() and not Config.load(self.config).data
         if self.path.exists() and not self.replaced and (not self.path.is_dir() or any(self.path.iterdir())):
-            other = f", or go on with --resume {self.path}" if self.last.is_file() else ""
-            raise DataError(f"{self.path}: must be a new or empty folder; choose another --out{other}")
+            resume = f", or go on with tritonnet train --resume {self.path}" if self.last.is_file() else died
+            raise DataError(f"{self.path}: must be a new or empty folder; choose another --out{resume}")
+        check_out(self.path)
 
     def make(self) -> None:
         """Make the folder, without what an earlier run left in it."""

@@ -92,10 +92,12 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
-    for axes, names in ((losses, ("train_loss", "val_loss")), (scores, ("iou", "dice", "pixel_accuracy"))):
-        for name in names:
-            axes.plot(epochs, [row[name] for row in history], marker="." if len(epochs) < 40 else "", label=name)
+    names = {"iou": "IoU", "dice": "Dice", "pixel_accuracy": "pixel accuracy"}
+    for axes, lines in ((losses, {"train_loss": "training", "val_loss": "validation"}), (scores, names)):
+        for name, words in lines.items():
+            axes.plot(epochs, [row[name] for row in history], marker="." if len(epochs) < 40 else "", label=words)
         axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
     losses.set_title("loss")

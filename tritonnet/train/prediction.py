@@ -20,16 +20,18 @@ import torch
 
 from tritonnet.autograd import Tensor
 from tritonnet.data import DataError, Dataset, list_images, load_image
-from tritonnet.data.image import PICTURES, image_header
+from tritonnet.data.image import PICTURES, fit_image, image_header
 from tritonnet.kernels.argmax import argmax_fwd
 from tritonnet.kernels.runtime import refuse
 from tritonnet.nn import functional as F
+from tritonnet.train.config import MOST
+from tritonnet.train.folder import check_out
 from tritonnet.train.metrics import Metrics
 from tritonnet.train.pictures import overlay, save_mask, side_by_side
 from tritonnet.train.tiling import flipped_mean, tiled
 from tritonnet.train.trained import Trained
 
-__all__ = ["predict", "write_samples"]
+__all__ = ["masks", "predict", "write_samples"]
 
 BAND = 256  # rows of a resized picture whose probabilities are computed at a time
 
@@ -55,7 +57,7 @@ def predict(
             them, means that one. Colours become grey (or grey colours) and 16 bits 8 (or the reverse), as in training.
         out: folder for `masks/<name>.png` (pixel value = class id) and `overlays/<name>.png`, in sub-folders as found.
         tiles: compute overlapping tiles at full resolution instead of resizing.
-        tile_size: side of a tile in pixels, at least `trained.least`; None for the size trained at.
+        tile_size: side of a tile in pixels, from `trained.least` to 8192; None for the size trained at.
         overlap: of neighbouring tiles, as a share of their side from 0 to below 1.
         tta: "flips" averages the probabilities of the image and its three mirror images; "none".
         probabilities: an HDF5 file to make: for each picture a dataset (K, H, W) float32 of its mask's name, with the
@@ -72,12 +74,14 @@ def predict(
         Refused: a number or choice out of range.
     """
     trained = model if isinstance(model, Trained) else Trained.load(model)
-    if tile_size is not None and (not tiles or tile_size < trained.least):
-        refuse("predict", f"tile_size must come with tiles and be at least {trained.least} here, got {tile_size}")
+    least, most = trained.least, MOST["size"]
+    if tile_size is not None and not (tiles and least <= tile_size <= most):
+        refuse("predict", f"tile_size must come with tiles and be from {least} to {most} here, got {tile_size}")
     if not 0 <= overlap < 1:
         refuse("predict", f"overlap must be from 0 to below 1, got {overlap}")
     if tta not in ("none", "flips"):
         refuse("predict", f"tta must be one of none, flips, got {tta!r}")
+    check_out(out)
     pictures = _find(Path(images), Path(out), tell)
     if probabilities is not None and (Path(probabilities).exists() or not Path(probabilities).parent.is_dir()):
         raise DataError(f"{probabilities}: must be a new file in a folder that is there, to hold the probabilities")
@@ -107,6 +111,25 @@ def predict(
         more = f" (so are {len(failed) - 1} more, named above)" if len(failed) > 1 else ""
         raise DataError(f"{failed[0]}{more}; {len(written)} of {len(pictures)} pictures are done")
     return written
+
+
+def masks(trained: Trained, images: Sequence[np.ndarray] | np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """What `Trained.predict` returns."""
+    if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] == 3:
+        refuse("predict", f"images must be a list, got an array of shape {images.shape}; pass one image as [image]")
+    for image in images:
+        shape, dtype = getattr(image, "shape", ()), getattr(image, "dtype", type(image).__name__)
+        if dtype not in (np.uint8, np.uint16) or 0 in shape or len(shape) < 2 or shape[2:] not in ((), (1,), (3,)):
+            refuse("predict", f"each must be uint8 or uint16, (H, W) or (H, W, 1 or 3), got {dtype} of shape {shape}")
+    found, normalizer = [], trained.normalizer()
+    for start in range(0, len(images), batch_size):
+        part = images[start : start + batch_size]
+        fitted = [fit_image(image, trained.size, channels=trained.channels, wide=trained.wide) for image in part]
+        logits = trained.logits(np.stack(fitted), normalizer)
+        for i, image in enumerate(part):
+            found.append(np.empty(image.shape[:2], np.uint8))
+            _fill(found[-1], None, _bands(Tensor(logits.data[i : i + 1]), image.shape[:2]), logits=True)
+    return found
 
 
 def _find(path: Path, out: Path, tell: Callable[[str], None]) -> dict[str, Path]:
@@ -188,10 +211,10 @@ def _fill(mask: np.ndarray, store: h5py.Dataset | None, bands: Iterable[Tensor],
 
 def write_samples(
     folder: Path, trained: Trained, dataset: Dataset, indices: Sequence[int], names: Sequence[str] = ()
-) -> None:
+) -> bool:
     """Draw image, truth and prediction side by side with the IoU printed, a PNG a sample.
 
-    `names` are the files', without `.png`; by default those of the images.
+    `names` are the files', without `.png`; by default those of the images. Returns whether anything but class 0 was found.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = names or [dataset.names[index] for index in indices]
@@ -207,3 +230,4 @@ def write_samples(
         shown = np.broadcast_to(shown, (*shown.shape[:2], 3))
         score = f"IoU {Metrics.from_matrix(matrix.tolist()).iou:.3f}"
         side_by_side(shown, truth, prediction, trained.palette, score).save(folder / f"{name}.png")
+    return bool(found.any())

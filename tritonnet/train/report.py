@@ -3,8 +3,11 @@
 import time
 from collections.abc import Mapping
 
-__all__ = ["Listener", "clock", "epoch_line"]
+from tritonnet.train.metrics import Metrics
 
+__all__ = ["Listener", "clock", "counted", "epoch_line", "score_table"]
+
+TITLES = ("class", "IoU", "Dice", "precision", "recall")
 QUIET_SECONDS = 15.0  # an epoch longer than this gets a line in between
 
 
@@ -14,6 +17,11 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{left:02d}" if minutes >= 60 else f"{minutes}:{left:02d}"
 
 
+def counted(number: int, thing: str) -> str:
+    """1 image, 2 images."""
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
 def epoch_line(row: Mapping[str, float], epochs: int) -> str:
     """One row of metrics.csv as a line of text."""
     epoch = f"{row['epoch']:.0f}/{epochs}" if epochs else f"{row['epoch']:.0f}"
@@ -21,6 +29,18 @@ def epoch_line(row: Mapping[str, float], epochs: int) -> str:
         f"epoch {epoch}  train loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  IoU {row['iou']:.4f}"
         f"  Dice {row['dice']:.4f}  pixel accuracy {row['pixel_accuracy']:.4f}  {row['images_per_second']:.1f} images/s"
     )
+
+
+def score_table(metrics: Metrics, names: tuple[str, ...]) -> list[str]:
+    """A line a class, and the pooled scores."""
+    wide = max(5, *map(len, names))
+    columns = metrics.class_iou, metrics.class_dice, metrics.class_precision, metrics.class_recall
+    rows = [(name, *(f"{score:.4f}" for score in scores)) for name, *scores in zip(names, *columns, strict=True)]
+    return [
+        *("  ".join((row[0].ljust(wide), *(cell.rjust(9) for cell in row[1:]))) for row in (TITLES, *rows)),
+        f"iou {metrics.iou:.4f}  dice {metrics.dice:.4f}  pixel_accuracy {metrics.pixel_accuracy:.4f}  "
+        f"loss {metrics.loss:.4f}",
+    ]
 
 
 class Listener:

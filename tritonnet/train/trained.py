@@ -1,6 +1,6 @@
 """A network together with what it needs to see an image as it did in training: what `best.h5` and `last.h5` hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,23 @@ class Trained:
         if self.outputs == 1:
             logits = F.cat((Tensor(runtime.zeros(tuple(logits.data.shape), logits.dtype)), logits), dim=1)
         return logits  # type: ignore[no-any-return]
+
+    def predict(self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int = 16) -> list[np.ndarray]:
+        """The masks that `tritonnet predict` writes: images are resized to the size trained at, their logits back.
+
+        Args:
+            images: of any sizes, each (H, W), (H, W, 1) or (H, W, 3), uint8 or uint16.
+            batch_size: resized images computed at a time, at least 1.
+
+        Returns:
+            Each image's mask, uint8 (H, W) of class numbers.
+
+        Raises:
+            Refused: another shape or dtype, or one image that is in no list.
+        """
+        from tritonnet.train.prediction import masks  # it starts from this module
+
+        return masks(self, images, batch_size)
 
     def save(
         self,

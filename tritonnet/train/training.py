@@ -35,7 +35,7 @@ from tritonnet.train.folder import Row, RunFolder, better, rounded
 from tritonnet.train.graph import CapturedStep
 from tritonnet.train.objective import Objective
 from tritonnet.train.prediction import write_samples
-from tritonnet.train.report import Listener
+from tritonnet.train.report import Listener, counted
 from tritonnet.train.schedule import Schedule
 from tritonnet.train.stop import Stop
 from tritonnet.train.trained import Trained
@@ -43,6 +43,7 @@ from tritonnet.train.trained import Trained
 __all__ = ["Run", "resume", "train"]
 
 SAMPLES = 8  # pictures in samples/
+FEW_STEPS, FEW_EPOCHS = 150, 3  # what `epochs` 0 trains at least
 LOOK_SECONDS = 10.0  # how often a long epoch waits for the device to see whether the losses are finite
 
 
@@ -76,6 +77,10 @@ class Training:
             weights = ",".join(f"{weight:g}" for weight in class_weights(self.dataset, self.train_indices))
             config = self.config = replace(config, class_weights=weights)
             listener.message(f"class weights {weights}: pixels / (classes * pixels of the class) of the training masks")
+        if not config.epochs:
+            steps = -(-len(self.train_indices) // (config.batch_size * config.accumulate))  # an epoch
+            config = self.config = replace(config, epochs=max(FEW_EPOCHS, -(-FEW_STEPS // steps)))
+            listener.message(f"{config.epochs} epochs of {counted(steps, 'step')}; --epochs chooses otherwise")
         card = {
             "model": self.network.config, "data": self.dataset.config(), "mean": list(mean), "std": list(std),
             "precision": config.precision, "run": asdict(config),
@@ -216,7 +221,7 @@ class Training:
         config = self.config
         self.listener.message(
             f"{config.model}, {sum(p.numel() for p in self.network.parameters()):,} parameters, {config.precision}; "
-            f"{len(self.train_indices)} images to train on, {len(self.val_indices)} to validate, "
+            f"{counted(len(self.train_indices), 'image')} to train on, {len(self.val_indices)} to validate, "
             f"{config.size} x {config.size}; run folder {self.folder.path}"
         )
         self.listener.begin(self.steps_done, config.epochs * len(self.loader), config.epochs, config.max_seconds)
@@ -233,7 +238,14 @@ class Training:
             checkpoint.save_best(self)
         assert self.best is not None
         best = Trained.load(self.folder.best)
-        write_samples(self.folder.samples, best, self.dataset, self.val_indices[:SAMPLES])
+        found = write_samples(self.folder.samples, best, self.dataset, self.val_indices[:SAMPLES])
+        where = "samples/" if not found and self.dataset.num_classes > 2 else ""
+        if where or not self.best["iou"] > 0:
+            look = f"; look at the masks with: tritonnet data check {shlex.quote(config.data)}" if config.data else ""
+            self.listener.message(
+                f"no object was found in {where or 'the validation images'}; try --epochs {3 * config.epochs} or another "
+                f"--lr than {config.lr:g}{look}"
+            )
         return Run(self.folder.path, config, self.history, self.best, len(self.val_indices))
 
     def epochs(self) -> None:
@@ -362,6 +374,9 @@ def resume(folder: str | Path, listener: Listener | None = None) -> Run:
         DataError, ModelFileError, Refused: the folder is no run, or its files do not fit together.
     """
     run = RunFolder(folder, fresh=False)
-    training = Training(replace(Config.load(run.config), out=str(folder)), run, listener or Listener())
+    training = Training(replace(Config.load(run.config), out=str(run.path)), run, listener or Listener())
     checkpoint.restore(training)
+    if len(training.history) >= training.config.epochs:
+        best = shlex.quote(str(run.best))
+        training.listener.message(f"this run is finished; to train on from its weights: tritonnet train --init {best}")
     return training.run()
