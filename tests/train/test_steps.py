@@ -66,4 +66,5 @@ def test_patience_ends_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     listener = Heard()
     done = train(replace(TINY, out=str(tmp_path / "run"), epochs=9, lr=1e-12, patience=2), listener)
     assert len(done.history) == 3  # nothing changes: the first epoch stays the best
-    assert listener.heard[-1] == "no higher IoU for 2 epochs: stopped early"
+    assert listener.heard[-2] == "no higher IoU for 2 epochs: stopped early"
+    assert listener.heard[-1].startswith("no object was found in the validation images")
