@@ -47,9 +47,6 @@ app = typer.Typer(
     "First steps: `tritonnet demo`, then `tritonnet data check DIR` and `tritonnet train --data DIR` on a folder with "
     "`images/` and `masks/`, then `tritonnet predict runs/001/best.h5 PICTURES`. Each command has its own `--help`.",
 )
-app.add_typer(data.app, name="data")
-app.command()(networks.summary)
-app.command()(networks.profile)
 
 
 def _version(wanted: bool) -> None:
@@ -276,6 +273,10 @@ def predict(
     print(f"{counted(len(masks), 'mask')} in {out / 'masks'}, overlays in {out / 'overlays'}")
 
 
+app.command()(networks.summary)
+app.add_typer(data.app, name="data")
+
+
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="HDF5, safetensors or .pth", show_default=False)],
@@ -315,6 +316,9 @@ def demo(
     if not run.best["iou"] >= expect_iou:
         print(f"tritonnet: the IoU must be at least {expect_iou}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+app.command()(networks.profile)
 
 
 @app.command()
