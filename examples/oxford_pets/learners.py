@@ -15,7 +15,6 @@ from tritonnet.train.evaluation import score
 from tritonnet.train.graph import CapturedStep
 from tritonnet.train.objective import Objective
 
-Weights = dict[str, np.ndarray]
 MOMENTUM = 0.9  # of SGD
 
 
@@ -68,10 +67,11 @@ class Learner:
             parts = [self.network(self.normalizer(to_device(b.images))).argmax(1).numpy() for b in loader.epoch(0)]
         return np.concatenate(parts).astype(np.uint8)
 
-    def weights(self) -> Weights:
-        """A copy on the host."""
-        return {name: np.array(tensor.numpy()) for name, tensor in self.network.state_dict().items()}
+    def weights(self) -> dict[str, tn.Tensor]:
+        """A copy on the device."""
+        state = self.network.state_dict()
+        return {name: tn.Tensor(torch.empty_like(t.data).copy_(t.data)) for name, t in state.items()}
 
-    def restore(self, weights: Weights) -> None:
+    def restore(self, weights: dict[str, tn.Tensor]) -> None:
         """Take up a copy."""
         self.network.load_state_dict(weights)

@@ -27,7 +27,8 @@ def write(folder: Path, rows: Sequence[Row]) -> list[Path]:
     for block in blocks:
         if block[0] == "picture":
             (folder / block[1]).write_bytes(block[3])
-    (folder / "report.md").write_text("\n\n".join(map(markdown, blocks)) + "\n", encoding="utf-8")
+    text = "\n\n".join(map(markdown, blocks)).removeprefix("#") + "\n"  # the first heading is the title
+    (folder / "report.md").write_text(text, encoding="utf-8")
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(blocks[0][1])}</title><style>{STYLE}</style>"
     (folder / "report.html").write_text(page + "\n".join(map(as_html, blocks)) + "\n", encoding="utf-8")
     return [folder / "report.md", folder / "report.html"]
@@ -115,6 +116,10 @@ def head(rows: Sequence[Row]) -> list[Block]:
         ("text", f"{len(rows)} runs; raw rows: rows.jsonl. " + "; ".join(machines) + "."),
         (
             "text",
+            f"Command: python examples/oxford_pets_experiment.py --data DIR --out DIR {' '.join(command(rows, job))}",
+        ),
+        (
+            "text",
             f"U-Net of {job.base_channels} channels and depth {job.depth}, {job.size}x{job.size} RGB, {job.images} training "
             f"and {job.test} test images, batch {job.batch}, constant learning rate, no augmentation, {job.precision}. "
             f"Seeds {seeds[0]} to {seeds[-1]} ({len(seeds)}), each with its own split, initial weights and order of images, "
@@ -124,6 +129,17 @@ def head(rows: Sequence[Row]) -> list[Block]:
             "±: 95 % interval of the mean by the t distribution over seeds.",
         ),
     ]
+
+
+def command(rows: Sequence[Row], job: Job) -> list[str]:
+    """The options that make these rows."""
+    rates = {row["job"].optimizer: row["job"].lr for row in rows}
+    given = {f"lr_{optimizer}": rate for optimizer, rate in rates.items()}
+    given |= {name: getattr(job, name) for name in ("size", "base_channels", "depth", "images", "test", "precision")}
+    given |= {"epochs": ",".join(map(str, job.epochs))}
+    groups = dict.fromkeys(row["job"].group for row in rows)
+    given |= {"seeds": ",".join(map(str, sorted({row["job"].seed for row in rows}))), "only": ",".join(groups)}
+    return [f"--{name.replace('_', '-')} {value}" for name, value in given.items()]
 
 
 def table(rows: Sequence[Row]) -> list[Block]:

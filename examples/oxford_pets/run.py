@@ -19,6 +19,7 @@ from tritonnet.kernels import runtime
 from tritonnet.measure.machine import environment
 from tritonnet.train import Metrics
 from tritonnet.train.batches import Normalizer
+from tritonnet.train.folder import better
 
 FIRST_LOSSES = 31  # steps whose losses a row keeps; a row of the group "parity" keeps all
 GPU = runtime.device().type == "cuda"
@@ -61,7 +62,8 @@ def run(job: Job, dataset: Dataset, pictures: bool) -> Row:
     with tn.precision(job.precision):
         learner = (Learner if job.framework == "tritonnet" else TorchLearner)(job, normalizer, len(loader))
         losses: list[float] = []
-        best, kept, scored = -1.0, {}, {}
+        best: dict[str, float] | None = None
+        scored = {}
         if GPU:
             torch.cuda.reset_peak_memory_stats()
         for epoch in range(1, max(job.epochs) + 1):
@@ -72,11 +74,12 @@ def run(job: Job, dataset: Dataset, pictures: bool) -> Row:
                 row["peak_gib"] = round((torch.cuda.max_memory_allocated() - before) / 2**30, 3)
             losses += found
             row["train_loss"].append(float(f"{np.mean(found):.6g}"))
-            row["val_iou"].append(round(learner.score(val_loader).iou, 5))
-            if row["val_iou"][-1] > best:
-                best, kept["best"], best_epoch = row["val_iou"][-1], learner.weights(), epoch
+            now = {"iou": round(learner.score(val_loader).iou, 5)}
+            row["val_iou"].append(now["iou"])
+            if better(now, best):
+                best, best_weights, best_epoch = now, learner.weights(), epoch
             if epoch in job.epochs:
-                scored[epoch] = {"best": kept["best"], "last": learner.weights()}, best_epoch
+                scored[epoch] = {"best": best_weights, "last": learner.weights()}, best_epoch
         for epochs, (weights, best_epoch) in scored.items():  # the test images are read now, and were not before
             row["scores"][str(epochs)] = {"best_epoch": best_epoch}
             for which in ("last", "best"):

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from oxford_pets.jobs import Job
-from oxford_pets.learners import MOMENTUM, Weights, build
+from oxford_pets.learners import MOMENTUM, build
 from tritonnet.data import IGNORE, Loader
 from tritonnet.kernels import runtime
 from tritonnet.train import Metrics
@@ -58,7 +58,8 @@ class TorchLearner:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = job.precision == "tf32"
         self.low = torch.bfloat16 if job.precision == "bf16" else None
         self.network = TorchUNet(job.base_channels, job.depth)
-        self.restore({name: tensor.numpy() for name, tensor in build(job).state_dict().items()})
+        initial = [torch.from_numpy(tensor.numpy()) for tensor in build(job).state_dict().values()]
+        self.network.load_state_dict(dict(zip(self.network.state_dict(), initial, strict=True)))
         self.network.to(DEVICE, memory_format=torch.channels_last)
         parameters = self.network.parameters()
         if job.optimizer == "sgd":
@@ -99,12 +100,10 @@ class TorchLearner:
         matrix = np.bincount(truth[counted].astype(np.int64) * 2 + found[counted], minlength=4).reshape(2, 2)
         return Metrics.from_matrix(matrix.tolist())
 
-    def weights(self) -> Weights:
-        """A copy on the host."""
-        return {name: tensor.cpu().numpy().copy() for name, tensor in self.network.state_dict().items()}
+    def weights(self) -> dict[str, torch.Tensor]:
+        """A copy on the device."""
+        return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
 
-    def restore(self, weights: Weights) -> None:
-        """Take up a copy, whose tensors come in this network's order (the names may be tritonnet's)."""
-        own = self.network.state_dict()
-        tensors = (torch.from_numpy(np.array(array)) for array in weights.values())
-        self.network.load_state_dict(dict(zip(own, tensors, strict=True)))
+    def restore(self, weights: dict[str, torch.Tensor]) -> None:
+        """Take up a copy."""
+        self.network.load_state_dict(weights)
