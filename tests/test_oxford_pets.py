@@ -148,3 +148,8 @@ def test_claims_are_worded_by_the_numbers(pets: SimpleNamespace) -> None:
     assert lines["bilinear is better than transposed after 5 epochs (IoU)"][3] == "contradicted"
     (table,) = (block for block in pets.report.variants(rows) if block[0] == "table")
     assert table[2][1][3] == "-0.200 ± 0.000"
+    more = [row | {"job": replace(row["job"], group="scale", images=75, batch=4)} for row in rows[:1]]
+    (table,) = (block for block in pets.report.scale(rows + more) if block[0] == "table")
+    assert table[1:] == (
+        ["images", "batch 1", "batch 4"], [["31", "0.610 ± 0.025", "–"], ["75", "–", "0.600"]]
+    )  # fmt: skip

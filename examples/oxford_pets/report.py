@@ -22,7 +22,7 @@ STYLE += "td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}img{max
 
 def write(folder: Path, rows: Sequence[Row]) -> list[Path]:
     """Write report.md with its pictures, and report.html; the files' names."""
-    blocks = [*head(rows), *table(rows), *peer(rows), *claims(rows), *variants(rows), *pictures(rows)]
+    blocks = [*head(rows), *table(rows), *peer(rows), *claims(rows), *variants(rows), *scale(rows), *pictures(rows)]
     folder.mkdir(parents=True, exist_ok=True)
     for block in blocks:
         if block[0] == "picture":
@@ -272,6 +272,24 @@ def variants(rows: Sequence[Row]) -> list[Block]:
         "peak GiB",
     ]
     return [("heading", "Variants"), ("table", [*what, "epochs to 95 %"], lines)]
+
+
+def scale(rows: Sequence[Row]) -> list[Block]:
+    base = list(main(rows, "tritonnet", "adam").values())
+    of = [row for row in rows if row["job"].group == "scale"]
+    if not of:
+        return []
+    last, cells = max(of[0]["job"].epochs), {}
+    for row in of + base:
+        cells.setdefault((row["job"].images, row["job"].batch), []).append(iou(last)(row))
+    batches = sorted({batch for _, batch in cells})
+    lines = [
+        [str(images), *(written([v for v in cells.get((images, batch), []) if v is not None]) for batch in batches)]
+        for images in sorted({images for images, _ in cells})
+    ]
+    text = f"Test IoU after {last} epochs over the training images and the batch; more images are more steps an epoch."
+    table = ("table", ["images", *(f"batch {batch}" for batch in batches)], lines)
+    return [("heading", "More images, larger batches"), ("text", text), table]
 
 
 def pictures(rows: Sequence[Row]) -> list[Block]:
