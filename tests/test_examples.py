@@ -71,11 +71,11 @@ def test_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 def test_transfer_learning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    small = "--size 16 --base-channels 2 --depth 1 --cells 5 --few 5 --epochs 1 --first-epochs 1 --lr 1e-2"
+    small = "--size 16 --base-channels 2 --depth 1 --many 5 --few 5 --epochs 1 --first-epochs 1 --lr 1e-2"
     run("transfer_learning.py", str(tmp_path / "out"), *small.split(), monkeypatch=monkeypatch)
     out = capsys.readouterr().out
-    assert "starts anew: outc.conv.weight (3, 2, 1, 1), there (2, 2, 1, 1)" in out
+    assert "starts anew: outc.conv.weight (2, 2, 1, 1), there (3, 2, 1, 1)" in out
     lines = out.splitlines()
-    assert lines[-3].startswith("mean IoU of three classes on 1 validation images")
+    assert lines[-3].startswith("IoU of the cells on 1 validation images")
     assert lines[-2].split() == ["epoch", "anew", "tuned"]
     assert [float(number) >= 0 for number in lines[-1].split()] == [True] * 3
