@@ -2,7 +2,7 @@
 
     python -m bench.bench_mlp [--peers ...] [--rows FILE]
 
-A linear layer is a 1x1 convolution of images of one pixel here. The widths are ours: no published figure is compared.
+The widths are ours: no published figure is compared.
 """
 
 import pytest

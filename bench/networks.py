@@ -43,26 +43,27 @@ class Net:
         return f"{self.model}-{self.batch}-{self.side}-{self.precision}"
 
     def data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 images (N, H, W, C) and labels (N, H, W) or, of whole images, (N, 1, 1)."""
+        """uint8 images (N, H, W, C) and labels (N, H, W) or, of whole images, (N,)."""
         if self.model == "mlp":  # an image is a row of side * side numbers
-            return made_batch(self.batch, 1, 1, self.side**2, 10)
-        images, labels = made_batch(self.batch, self.side, self.side, 3, 2 if self.model != "overfeat" else 10)
-        return images, labels if self.model != "overfeat" else labels[:, :1, :1].contiguous()
+            images, labels = made_batch(self.batch, 1, 1, self.side**2, 10)
+        else:
+            images, labels = made_batch(self.batch, self.side, self.side, 3, 2 if self.model != "overfeat" else 10)
+        return images, labels[:, 0, 0].contiguous() if self.model in ("mlp", "overfeat") else labels
 
 
 WIDTH = 1 if GPU else 16  # the interpreter's networks are as much narrower
 
 
-def mlp(side: int, linear: Any, relu: Any) -> list[Any]:
-    """MNIST's multilayer perceptron: side * side, 512, 512, 10, with ReLU between."""
+def mlp(side: int, ns: Any) -> list[Any]:
+    """MNIST's multilayer perceptron: side * side, 512, 512, 10, with ReLU between; `ns` is our `nn` or PyTorch's."""
     sizes = [side**2, 512 // WIDTH, 512 // WIDTH, 10]
-    layers: list[Any] = []
+    layers: list[Any] = [ns.Flatten()]
     for c, k in itertools.pairwise(sizes):
-        layers += [linear(c, k), relu()]
+        layers += [ns.Linear(c, k), ns.ReLU()]
     return layers[:-1]
 
 
-def overfeat(side: int, ns: Any, flat: Any, linear: Any) -> list[Any]:
+def overfeat(side: int, ns: Any) -> list[Any]:
     """Overfeat [fast] as soumith/convnet-benchmarks has it: five convolutions, three linear layers."""
     pixels = (((side - 11) // 4 + 1) // 2 - 4) // 2 // 2  # a side of the last pooling's result
     widths = [3, *(w // WIDTH for w in (96, 256, 512, 1024, 1024))]
@@ -73,30 +74,18 @@ def overfeat(side: int, ns: Any, flat: Any, linear: Any) -> list[Any]:
         layers += [ns.Conv2d(widths[i], widths[i + 1], kernel, stride, pad), ns.ReLU()]
         layers += [ns.MaxPool2d(2, 2)] if pool else []
     sizes = [widths[5] * pixels**2, 3072 // WIDTH, 4096 // WIDTH, 1000 // WIDTH]
-    layers.append(flat())
+    layers.append(ns.Flatten())
     for c, k in itertools.pairwise(sizes):
-        layers += [linear(c, k), ns.ReLU()]
+        layers += [ns.Linear(c, k), ns.ReLU()]
     return layers[:-1]
-
-
-class Column(tn.nn.Module):
-    """(N, C, H, W) -> (N, C*H*W, 1, 1): images for 1x1 convolutions, which are what linear layers are."""
-
-    def forward(self, x: tn.Tensor) -> tn.Tensor:
-        """In PyTorch's order of elements."""
-        return x.reshape(x.shape[0], -1, 1, 1)
-
-
-def _linear(c: int, k: int) -> tn.nn.Module:
-    return tn.nn.Conv2d(c, k, 1)
 
 
 def our_network(net: Net) -> tn.nn.Module:
     """Ours."""
     if net.model == "mlp":
-        return tn.nn.Sequential(*mlp(net.side, _linear, tn.nn.ReLU))
+        return tn.nn.Sequential(*mlp(net.side, tn.nn))
     if net.model == "overfeat":
-        return tn.nn.Sequential(*overfeat(net.side, tn.nn, Column, _linear))
+        return tn.nn.Sequential(*overfeat(net.side, tn.nn))
     return tn.models.PosterUNet(3, 2) if net.model == "poster" else tn.models.UNet(3, 2, 64 // WIDTH, 4 if GPU else 1)
 
 
@@ -106,19 +95,16 @@ def their_network(net: Net) -> nn.Module:
 
     torch.manual_seed(0)
     if net.model == "mlp":
-        return nn.Sequential(nn.Flatten(), *mlp(net.side, nn.Linear, nn.ReLU))
+        return nn.Sequential(*mlp(net.side, nn))
     if net.model == "overfeat":
-        return nn.Sequential(*overfeat(net.side, nn, nn.Flatten, nn.Linear))
+        return nn.Sequential(*overfeat(net.side, nn))
     return TorchPoster(3, 2) if net.model == "poster" else TorchUNet(3, 2, 64 // WIDTH, 4 if GPU else 1)
 
 
 def our_step(net: Net) -> Step:
     """Ours, with PyTorch's weights."""
     network = our_network(net)
-    state = their_network(net).state_dict()
-    if net.model == "mlp":  # PyTorch's begins with a Flatten
-        state = {f"{int(k.split('.')[0]) - 1}.{k.split('.')[1]}": v for k, v in state.items()}
-    network.load_state_dict({k: v[..., None, None] if v.dim() == 2 else v for k, v in state.items()})
+    network.load_state_dict(their_network(net).state_dict())
     return Step(network, net.data()[0].shape[3], net.precision)
 
 
@@ -190,7 +176,7 @@ class Peer:
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logits = self._logits(images).float()
-        return F.cross_entropy(logits, labels.view(len(logits), *logits.shape[2:]))
+        return F.cross_entropy(logits, labels)
 
     def _once(self) -> torch.Tensor:
         with self.mode():

@@ -95,7 +95,8 @@ def g() -> SimpleNamespace:
 
     return SimpleNamespace(
         x=leaf(2, 3, 6, 6), y=leaf(2, 3, 6, 6), row=leaf(1, 3, 1, 1), matrix=leaf(4, 5), scale=leaf(3), shift=leaf(3),
-        mean=tn.randn(3), var=tn.rand(3), tracked=tn.tensor(0), w=leaf(4, 3, 3, 3), wt=leaf(3, 4, 2, 2), bias=leaf(4),
+        mean=tn.randn(3), var=tn.rand(3), tracked=tn.tensor(0), dense=leaf(4, 5), w=leaf(4, 3, 3, 3),
+        wt=leaf(3, 4, 2, 2), bias=leaf(4),
         low=tn.Tensor(tn.randn(2, 3, 6, 6).data.to(torch.bfloat16)),
         norm=nn.BatchNorm2d(3),
         labels=tn.tensor(np.arange(72, dtype=np.int64).reshape(2, 6, 6) % 3),
@@ -136,6 +137,7 @@ CALLS: dict[str, Callable[[SimpleNamespace], Any]] = {
     "flatten": lambda g: F.flatten(g.x, 1),
     "focal_loss": lambda g: 0.5 * F.focal_loss(g.x, g.labels, alpha=0.25) + F.focal_loss(g.y, g.labels),
     "interpolate": lambda g: F.interpolate(g.x, scale_factor=2, mode="bilinear", align_corners=True),
+    "linear": lambda g: F.linear(g.matrix, g.dense, g.bias) + in_bf16(lambda: F.linear(g.matrix, g.dense)),
     "log_softmax": lambda g: F.log_softmax(g.x, dim=1),
     "manual_seed": lambda g: tn.manual_seed(1),
     "max_pool2d": lambda g: F.max_pool2d(g.x, 2),

@@ -26,6 +26,8 @@ CASES = {
     "tanh": ("Tanh", (), {}, (1, 3, 4, 5)),
     "softmax": ("Softmax", (1,), {}, (2, 3, 4, 5)),
     "log-softmax": ("LogSoftmax", (1,), {}, (2, 3, 4, 5)),
+    "linear": ("Linear", (6, 5), {}, (4, 6)),
+    "linear-images": ("Linear", (5, 3, False), {}, (2, 3, 4, 5)),
     "max-pool": ("MaxPool2d", (2,), {}, (1, 3, 7, 6)),
     "max-pool-overlap": ("MaxPool2d", (3,), {"stride": 2, "padding": 1}, (1, 3, 7, 6)),
     "avg-pool": ("AvgPool2d", (2,), {}, (1, 3, 7, 6)),

@@ -19,12 +19,14 @@ from tritonnet.nn.layers import (
     Tanh,
     Upsample,
 )  # fmt: skip
+from tritonnet.nn.linear import Linear
 from tritonnet.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, DiceLoss, DistanceLoss, FocalLoss, MSELoss
 from tritonnet.nn.module import IncompatibleKeys, Module, StateDictError
 
 __all__ = [
     "AvgPool2d", "BCEWithLogitsLoss", "BatchNorm2d", "Conv2d", "ConvTranspose2d", "CrossEntropyLoss", "DiceLoss",
-    "DistanceLoss", "Dropout", "Flatten", "FocalLoss", "Identity", "IncompatibleKeys", "LogSoftmax", "MSELoss", "MaxPool2d",
+    "DistanceLoss", "Dropout", "Flatten", "FocalLoss", "Identity", "IncompatibleKeys", "Linear", "LogSoftmax", "MSELoss",
+    "MaxPool2d",
     "Module", "ModuleList", "Parameter", "ReLU", "Sequential", "Sigmoid", "Softmax", "StateDictError", "Tanh",
     "Upsample", "functional", "init", "utils",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from tritonnet.ops.activation import relu, sigmoid, tanh
 from tritonnet.ops.cat import cat
 from tritonnet.ops.conv import conv2d, conv_transpose2d
 from tritonnet.ops.dropout import dropout
+from tritonnet.ops.linear import linear
 from tritonnet.ops.loss import (
     binary_cross_entropy_with_logits,
     cross_entropy,
@@ -21,5 +22,5 @@ from tritonnet.ops.upsample import interpolate
 __all__ = [
     "avg_pool2d", "batch_norm", "batch_norm_relu", "binary_cross_entropy_with_logits", "cat", "conv2d",
     "conv_transpose2d", "cross_entropy", "dice_loss", "distance_loss", "dropout", "flatten", "focal_loss", "interpolate",
-    "log_softmax", "max_pool2d", "mse_loss", "pad", "relu", "sigmoid", "softmax", "tanh",
+    "linear", "log_softmax", "max_pool2d", "mse_loss", "pad", "relu", "sigmoid", "softmax", "tanh",
 ]  # fmt: skip

@@ -29,23 +29,37 @@ def only(op: str, **arguments: tuple[Any, Any]) -> None:
             refuse(op, f"{name} must be {supported!r}, got {value!r}: nothing else is supported yet")
 
 
-def _own(op: str, device: Any, dtype: Any) -> None:
+def own(op: str, device: Any, dtype: Any) -> None:
+    """Refuse another device than the process's, and another dtype than float32."""
     if device is not None:
         check_device(device)
     only(op, dtype=(dtype or torch.float32, torch.float32))
 
 
-def _count(op: str, name: str, value: Any) -> int:
+def count(op: str, name: str, value: Any) -> int:
+    """`value` as an int of at least 1; anything else is refused."""
     if not isinstance(value, Integral) or value < 1:
         refuse(op, f"{name} must be an integer, at least 1, got {value!r}")
     return int(value)
 
 
-class _Convolution(Module):
-    """What both convolutions share: arguments, parameters, torch's initial values."""
+class Weighted(Module):
+    """What has a weight and perhaps a bias, with torch's initial values."""
 
     weight: Parameter
     bias: Parameter | None
+
+    def reset_parameters(self) -> None:
+        """Draw new values as torch does: both uniform within 1/sqrt(fan_in)."""
+        init.kaiming_uniform_(self.weight, a=5**0.5)
+        if self.bias is not None:
+            bound = 1 / init.fan(self.weight, "fan_in") ** 0.5
+            init.uniform_(self.bias, -bound, bound)
+
+
+class _Convolution(Weighted):
+    """What both convolutions share: arguments and parameters."""
+
     padding: Any  # a pair, or 'same' or 'valid'
 
     def __init__(
@@ -56,11 +70,11 @@ class _Convolution(Module):
         super().__init__()
         op = type(self).__name__
         only(op, groups=(groups, 1), padding_mode=(padding_mode, "zeros"))
-        _own(op, device, dtype)
+        own(op, device, dtype)
         if isinstance(padding, str) and (transposed or padding not in ("same", "valid")):
             refuse(op, f"padding must be a number, a pair{'' if transposed else ', same or valid'}, got {padding!r}")
-        self.in_channels = _count(op, "in_channels", in_channels)
-        self.out_channels = _count(op, "out_channels", out_channels)
+        self.in_channels = count(op, "in_channels", in_channels)
+        self.out_channels = count(op, "out_channels", out_channels)
         self.kernel_size = pair(op, "kernel_size", kernel_size, 1)
         self.stride, self.dilation = pair(op, "stride", stride, 1), pair(op, "dilation", dilation, 1)
         if padding == "same" and self.stride != (1, 1):
@@ -73,13 +87,6 @@ class _Convolution(Module):
         self.weight = Parameter(runtime.empty((first, *self.kernel_size, last), torch.float32))
         self.register_parameter("bias", Parameter(runtime.empty((out_channels,), torch.float32)) if bias else None)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw new values as torch does: both uniform within 1/sqrt(fan_in)."""
-        init.kaiming_uniform_(self.weight, a=5**0.5)
-        if self.bias is not None:
-            bound = 1 / init.fan(self.weight, "fan_in") ** 0.5
-            init.uniform_(self.bias, -bound, bound)
 
     def extra_repr(self) -> str:
         """As torch's."""
@@ -161,8 +168,8 @@ class BatchNorm2d(Module):
         track_running_stats: bool = True, device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        _own("BatchNorm2d", device, dtype)
-        num_features = _count("BatchNorm2d", "num_features", num_features)
+        own("BatchNorm2d", device, dtype)
+        num_features = count("BatchNorm2d", "num_features", num_features)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         for name, value in (("weight", 1), ("bias", 0)):

@@ -6,6 +6,7 @@ from tritonnet.ops.arithmetic import add, mul, neg, sub
 from tritonnet.ops.cat import cat, wide
 from tritonnet.ops.conv import batch_norm_relu_conv2d, conv2d, conv2d_batch_norm_relu, conv2d_moments, conv_transpose2d
 from tritonnet.ops.dropout import dropout
+from tritonnet.ops.linear import linear
 from tritonnet.ops.loss import (
     binary_cross_entropy_with_logits,
     cross_entropy,
@@ -27,8 +28,8 @@ __all__ = [
     "add", "argmax", "avg_pool2d", "batch_norm", "batch_norm_relu", "batch_norm_relu_conv2d",
     "batch_norm_relu_max_pool2d", "binary_cross_entropy_with_logits", "cat", "conv2d", "conv2d_batch_norm_relu",
     "conv2d_moments", "conv_transpose2d", "cross_entropy", "dice_loss", "distance_loss", "distance_transform", "dropout",
-    "flatten", "focal_loss", "interpolate", "log_softmax", "manual_seed", "max_pool2d", "mean", "mse_loss", "mul", "neg", "pad",
-    "permute", "rand", "randn", "relu", "reshape", "sigmoid", "softmax", "sub", "sum", "tanh", "to", "wide",
+    "flatten", "focal_loss", "interpolate", "linear", "log_softmax", "manual_seed", "max_pool2d", "mean", "mse_loss", "mul",
+    "neg", "pad", "permute", "rand", "randn", "relu", "reshape", "sigmoid", "softmax", "sub", "sum", "tanh", "to", "wide",
 ]  # fmt: skip
 
 for _op in (

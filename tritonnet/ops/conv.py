@@ -14,7 +14,7 @@ from tritonnet.kernels.sum import pixel_sum
 from tritonnet.ops.norm import Moments, check, statistics
 from tritonnet.ops.shape import to
 
-__all__ = ["conv2d", "conv2d_batch_norm_relu", "conv2d_moments", "conv_transpose2d", "pair"]
+__all__ = ["computed", "conv2d", "conv2d_batch_norm_relu", "conv2d_moments", "conv_transpose2d", "pair"]
 
 Buffer = torch.Tensor
 Size = int | tuple[int, int]
@@ -107,15 +107,11 @@ def pair(op: str, name: str, value: Any, least: int) -> tuple[int, int]:
     return int(both[0]), int(both[1])
 
 
-def _computed(op: str, input: Tensor, weight: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Check the operands, and convert them to the dtype convolutions compute in."""
-    if groups != 1:
-        refuse(op, f"groups must be 1 (others are not there yet), got {groups}")
+def computed(op: str, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and weight in the dtype that products are computed in; what is no Tensor of floats is refused."""
     for name, t in (("input", input), ("weight", weight)):
         if not isinstance(t, Tensor):
             refuse(op, f"{name} must be a tritonnet Tensor, got {type(t).__name__}; use tn.from_numpy or tn.from_torch")
-        if t.ndim != 4:
-            refuse(op, f"{name} must have 4 dimensions, got shape {t.shape}")
         if not t.dtype.is_floating_point:
             refuse(op, f"{name} must be floating point, got {t.dtype}; use .to(torch.float32)")
     dtype = storage_dtype()
@@ -123,6 +119,17 @@ def _computed(op: str, input: Tensor, weight: Tensor, groups: int) -> tuple[Tens
     if isinstance(weight, Parameter):
         return x, weight.in_dtype(dtype)
     return x, weight if weight.dtype == dtype else to(weight, dtype)
+
+
+def _images(op: str, input: Tensor, weight: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """The same of rank 4."""
+    if groups != 1:
+        refuse(op, f"groups must be 1 (others are not there yet), got {groups}")
+    x, w = computed(op, input, weight)
+    for name, t in (("input", x), ("weight", w)):
+        if t.ndim != 4:
+            refuse(op, f"{name} must have 4 dimensions, got shape {t.shape}")
+    return x, w
 
 
 def _padding(
@@ -157,7 +164,7 @@ def _convolve(
     **more: Any,
 ) -> Any:
     """Apply `function` to the input, what comes `before` the weights, the weights and the bias."""
-    x, w = _computed(op, input, weight, groups)
+    x, w = _images(op, input, weight, groups)
     steps, spread = pair(op, "stride", stride, 1), pair(op, "dilation", dilation, 1)
     pads = _padding(op, padding, weight, steps, spread)
     window = {"stride": steps, "padding": pads, "dilation": spread, "tf32": uses_tf32()}
@@ -268,7 +275,7 @@ def conv_transpose2d(
         Refused: shapes, dtypes or devices that do not go together.
     """
     op = "conv_transpose2d"
-    x, w = _computed(op, input, weight, groups)
+    x, w = _images(op, input, weight, groups)
     steps, spread = pair(op, "stride", stride, 1), pair(op, "dilation", dilation, 1)
     pad, more = pair(op, "padding", padding, 0), pair(op, "output_padding", output_padding, 0)
     if any(m >= max(s, d) for m, s, d in zip(more, steps, spread, strict=True)):

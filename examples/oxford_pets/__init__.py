@@ -1,0 +1,1 @@
+"""The parts of examples/oxford_pets_experiment.py."""
