@@ -93,7 +93,7 @@ def _chan(n, mean, m2, n_more, mean_more, m2_more):
     share = n_more / tl.maximum(total, 1.0)
     delta = mean_more - mean
     mean += delta * share[:, None]
-    m2 += m2_more + delta * delta * (n * share)[:, None]
+    m2 += m2_more + delta * (delta * (n * share)[:, None])  # delta squared may be infinite where n is 0
     return total, mean, m2
 
 
@@ -105,7 +105,7 @@ def _chan_lanes(n, mean, m2):
     center = tl.sum(mean * n[:, None], 0) / some
     delta = mean - center[None, :]
     rest = tl.sum(delta * n[:, None], 0) / some  # what rounding left out of center
-    m2 = tl.sum(m2 + delta * delta * n[:, None], 0) - rest * rest * total
+    m2 = tl.sum(m2 + delta * (delta * n[:, None]), 0) - rest * rest * total
     return total, center + rest, tl.where(m2 < 0, 0.0, m2)
 
 
@@ -168,6 +168,7 @@ def _batch_norm_merge_kernel(
         tl.store(running_var_ptr + c, (1.0 - share) * running_var + share * unbiased, mask=changed)
         if tracked_ptr is not None:
             if tl.program_id(0) == 0:
+                tl.debug_barrier()  # every warp has read the count
                 tl.store(tracked_ptr, tl.load(tracked_ptr) + 1)
 
 

@@ -72,12 +72,12 @@ def _gradient(
     dy_ptr, x_ptr, w, mean, scale, shift, m, k, c, pixels, C, K, dy_pitch, x_pitch,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """(dy [M, K], x - mean [M, C], a before the ReLU [M, C], g [M, C]) of pixels m."""
+    """(dy [M, K], x - mean [M, C], a before the ReLU [M, C], g [M, C]) of pixels m; beyond the last, dy, a and g are 0."""
     live = (m < pixels)[:, None]
     dy = tl.load(dy_ptr + m[:, None] * dy_pitch + k[None, :], mask=live & (k < K)[None, :], other=0.0)
     x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=live & (c < C)[None, :], other=0.0)
     x = x.to(tl.float32) - mean
-    a = x * scale + shift
+    a = tl.where(live, x * scale + shift, 0.0)  # else -mean * scale may be infinite in float16, and 0 times that NaN
     g = dot(dy, w, tl.zeros_like(x), PRECISION, UPCAST)
     return dy, x, a, tl.where(a <= 0, 0.0, g)
 

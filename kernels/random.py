@@ -1,7 +1,7 @@
 """Random numbers by counter: uniform and normal.
 
     (r0, r1, r2, r3) = Philox4x32-10(counter = offset + i, key = seed)       32-bit words; element 4 i + k takes word k
-    uniform:  low + (high - low) * (r >> 8) / 2**24                          in [low, high)
+    uniform:  low + (high - low) * (r >> 8) / 2**24                          in [low, high), or high by rounding
     normal:   mean + std * sqrt(-2 ln u) * cos(2 pi v), and with sin         u = ((r0 >> 8) + 1) / 2**24,
                                                                              v = (r1 >> 8) / 2**24 - 1/2
 
@@ -98,10 +98,10 @@ def take(state: torch.Tensor, elements: int) -> torch.Tensor:
 
 
 def uniform(y: torch.Tensor, state: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """Fill the contiguous buffer `y` with uniform numbers in [low, high) and return it.
+    """Fill the contiguous buffer `y` with uniform numbers from low to high and return it.
 
     Args:
-        y: any shape; float32, bfloat16 or float16 (there rounding may reach `high`).
+        y: any shape; float32, bfloat16 or float16. Rounding may reach `high`, but not in float32 from 0 to 1.
         state: from `take`.
         low: any number, the least that comes.
         high: any number.

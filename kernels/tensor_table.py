@@ -26,6 +26,7 @@ __all__ = ["BLOCK", "LOW", "Table", "Tables", "count_steps", "entry", "low_dtype
 # with 8 warps one 16-byte access a thread and array: more takes the registers that keep many accesses in flight
 BLOCK = 16384 if INTERPRET else 1024
 KEPT = 16  # tables; buffers cycle through a few addresses in training
+SPARE = 4  # tables of one shape that a capture may make: parameter groups of as many tensors, or clipping twice
 
 Buffer = torch.Tensor
 LOW = {None: None, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -50,7 +51,7 @@ class Tables:
         self._tables: OrderedDict[tuple[tuple[int, ...], ...], Table] = OrderedDict()
         self._captured: list[Table] = []
         self._blocks: dict[tuple[int, ...], tuple[Buffer, Buffer]] = {}
-        self._spare: dict[tuple[int, int], Buffer] = {}
+        self._spare: dict[tuple[int, int], list[Buffer]] = {}
 
     def get(self, op: str, *columns: Sequence[Buffer | None]) -> Table:
         """The table of `columns`: as many buffers in each, contiguous, on the device; the first gives the sizes.
@@ -70,16 +71,16 @@ class Tables:
         if capturing:
             if table is None:
                 # host memory for the copy cannot be had during a capture: the step before left some
-                if shape not in self._spare:
+                if not self._spare.get(shape):
                     refuse(op, "step must be called once before each capture in a CUDA graph")
-                table = self._make(key, self._spare.pop(shape))
+                table = self._make(key, self._spare[shape].pop())
             # kept here only: its copy is part of the graph and is made by a replay, not now
             self._captured.append(table)
             return table
         if table is None:
             table = self._tables[key] = self._make(key, _host(shape, torch.int64))
-        if shape not in self._spare:
-            self._spare[shape] = _host(shape, torch.int64)
+        spare = self._spare.setdefault(shape, [])
+        spare += [_host(shape, torch.int64) for _ in range(SPARE - len(spare))]
         self._tables.move_to_end(key)
         while len(self._tables) > KEPT:
             self._tables.popitem(last=False)

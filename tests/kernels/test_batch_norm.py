@@ -78,6 +78,13 @@ def test_variance_keeps_its_digits_where_the_mean_is_large(ratio: int, shape: tu
     assert_close(mean, to64(x).mean((0, 1, 2)), 1e-7)  # one rounding
 
 
+def test_merge_of_means_whose_square_is_infinite() -> None:
+    mean = torch.full((2, 3), 2e19, device=DEVICE)
+    merged = batch_norm_merge(torch.full((2,), 8.0, device=DEVICE), mean, torch.zeros(2, 3, device=DEVICE))
+    assert torch.equal(merged[0], mean[0])
+    assert not merged[1].any()
+
+
 def test_merge_takes_tiles_of_any_size() -> None:
     x = randn(1, 1, 700, 9) + 1000
     sizes = [1, 0, 299, 400]  # a tile may be empty

@@ -90,6 +90,17 @@ def test_nan_passes_the_relu():
     assert torch.isnan(head_fwd(x, norm, w)).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_rows_beyond_the_image_are_no_part_of_dw(dtype):
+    """There x counts as 0, so a constant channel far from 0 gives them an activation beyond float16."""
+    x = torch.full((1, 1, 5, 16), 300.0, device=DEVICE, dtype=dtype)
+    mean, var = torch.full((16,), 300.0, device=DEVICE), torch.zeros(16, device=DEVICE)
+    norm = Norm(mean, var, -torch.ones(16, device=DEVICE), torch.ones(16, device=DEVICE))
+    w, dy = torch.ones(2, 1, 1, 16, device=DEVICE, dtype=dtype), torch.ones(1, 1, 5, 2, device=DEVICE, dtype=dtype)
+    _, _, _, dw, _ = head_bwd(dy, x, norm, w)
+    assert torch.equal(dw, torch.full_like(dw, 5.0))  # a is 1 at each of five pixels
+
+
 def test_empty_batch():
     x, dy, w, bias, scale, shift = make((0, 4, 4, 8, 2), torch.float32)
     norm = Norm(torch.zeros(8, device=DEVICE), torch.ones(8, device=DEVICE), scale, shift)

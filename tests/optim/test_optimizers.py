@@ -199,6 +199,20 @@ def test_captured_step_is_the_eager_one(case: str) -> None:
         assert all(torch.equal(p.data, twin.data) for p, twin in zip(params, twins, strict=True))
 
 
+@pytest.mark.gpu
+def test_groups_of_as_many_tensors_are_captured() -> None:
+    first, second = parameters(SHAPES[:3]), parameters(SHAPES[:3])
+    optimizer = optim.Adam([{"params": first}, {"params": second, "lr": 0.01}])
+    for leaves in (first, second):
+        give(leaves, [], 0)
+    optimizer.step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step()
+    graph.replay()
+    assert int(optimizer.state[second[2]]["step"]) == 2
+
+
 def test_a_constant_gradient_leaves_centered_rmsprop_finite() -> None:
     """v - a**2 goes to 0, and below it where it is rounded."""
     p = tn.Parameter(tn.from_torch(randn(4099)))

@@ -68,3 +68,17 @@ def test_patience_ends_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(done.history) == 3  # nothing changes: the first epoch stays the best
     assert listener.heard[-2] == "no higher IoU for 2 epochs: stopped early"
     assert listener.heard[-1].startswith("no object was found in the validation images")
+
+
+def test_augmentation_may_move_out_all_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a strip of labels that shifts often take out of the image: such a batch teaches nothing, and its loss is left out."""
+    train_small(monkeypatch)
+    data = write_folder(tmp_path / "data")
+    for number in range(5):
+        mask = np.full((16, 16), 255, np.uint8)
+        mask[:2] = np.arange(16) % 2
+        Image.fromarray(mask).save(data / "masks" / f"cell_{number}.png")
+    done, _ = run(
+        tmp_path / "run", data=str(data), size=16, batch_size=1, augment="shift=1", flips=False, epochs=3, lr=0.01
+    )
+    assert all(np.isfinite(row["train_loss"]) for row in done.history)

@@ -150,7 +150,7 @@ class Training:
         images, masks = (array if live.all() else array[live] for array in (batch.images, batch.masks))
         loss = Tensor(runtime.zeros((), torch.float32))
         if len(images):
-            # a part's loss is a mean over its pixels, the whole one over all
+            # a part's loss is a mean over its pixels, the whole one over all; counted before they are augmented
             shares = (counts[counts > 0] / counts.sum()).astype(np.float32)
             self.rate = self.schedule.rate(self.steps_done, self.time_passed())
             self.schedule.set(self.rate)
@@ -306,7 +306,9 @@ class Training:
                 break
         losses = self.read_losses()
         speed = (self.position - taken) / (time.perf_counter() - start)
-        train_loss = math.fsum(map(math.prod, zip(losses, self.images, strict=True))) / max(sum(self.images), 1)
+        # augmentation may move every pixel that counts out of a batch: its mean is NaN without a fault, its gradient 0
+        known = [(loss, count) for loss, count in zip(losses, self.images, strict=True) if math.isfinite(loss)]
+        train_loss = math.fsum(map(math.prod, known)) / max(sum(count for _, count in known), 1)
         try:
             val_loss, metrics = score(self.shown(), self.normalizer, self.val_loader, self.objective)
         except Fault as error:
