@@ -72,12 +72,12 @@ def _gradient(
     dy_ptr, x_ptr, w, mean, scale, shift, m, k, c, pixels, C, K, dy_pitch, x_pitch,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """(dy [M, K], x - mean [M, C], a before the ReLU [M, C], g [M, C]) of pixels m; beyond the last, dy, a and g are 0."""
+    """(dy [M, K], x - mean [M, C], a before the ReLU [M, C], g [M, C]) of pixels m; beyond the last, dy and g are 0."""
     live = (m < pixels)[:, None]
     dy = tl.load(dy_ptr + m[:, None] * dy_pitch + k[None, :], mask=live & (k < K)[None, :], other=0.0)
     x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=live & (c < C)[None, :], other=0.0)
     x = x.to(tl.float32) - mean
-    a = tl.where(live, x * scale + shift, 0.0)  # else -mean * scale may be infinite in float16, and 0 times that NaN
+    a = x * scale + shift
     g = dot(dy, w, tl.zeros_like(x), PRECISION, UPCAST)
     return dy, x, a, tl.where(a <= 0, 0.0, g)
 
@@ -105,7 +105,10 @@ def _head_bwd_stats_kernel(
         )
         dscale += g * x
         dshift += g
-        dw = dot(tl.trans(dy), relu(a).to(x_ptr.dtype.element_ty), dw, PRECISION, UPCAST)
+        a = tl.where(
+            (m < pixels)[:, None], relu(a), 0.0
+        )  # beyond the image it may be infinite in float16, and 0 times that NaN
+        dw = dot(tl.trans(dy), a.to(x_ptr.dtype.element_ty), dw, PRECISION, UPCAST)
         dbias += dy.to(tl.float32)
     tl.store(dscale_ptr + pid * C + c[None, :], tl.sum(dscale, 0)[None, :] * rstd, mask=(c < C)[None, :])
     tl.store(dshift_ptr + pid * C + c, tl.sum(dshift, 0), mask=c < C)
@@ -150,7 +153,8 @@ def _cut(x: torch.Tensor, K: int, load: int) -> tuple[int, dict[str, int]]:
     """Programs, and the block sizes: all channels, and pixels to make 8 KB, which eight warps hold in registers."""
     pixels, C = x.shape[0] * x.shape[1] * x.shape[2], x.shape[3]
     block_c, block_k = max(16, next_power_of_2(C)), max(16, next_power_of_2(K))
-    block_m = max(16, 8192 // x.element_size() // block_c)
+    # products of float32 hold more of their operands in registers
+    block_m = max(16, min(8192 // x.element_size() // block_c, 128 // x.element_size()))
     if INTERPRET:
         block_m = min(65536 // block_c, max(16, next_power_of_2(pixels)))
     programs = min(cdiv(pixels, block_m), load * multiprocessors())
