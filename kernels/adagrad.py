@@ -22,7 +22,7 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.runtime import launch
-from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, count_steps, entry, low_dtype, store_low
+from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, count_steps, entry, low_dtype, row_of, store_low
 
 __all__ = ["adagrad_step"]
 
@@ -62,10 +62,8 @@ def _adagrad_step_kernel(
     fall, decay, keep, rise, eps, momentum,  # fall: lr_decay; AdaGrad's keep and rise are 1, RMSProp's alpha and 1 - alpha
     CENTERED: tl.constexpr, MOMENTUM: tl.constexpr, LOW: tl.constexpr, ALIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row_ptr = table_ptr + tl.load(block_ptr + 2 * tl.program_id(0)) * 8
-    start = tl.load(block_ptr + 2 * tl.program_id(0) + 1).to(tl.int64) * BLOCK
+    _, row_ptr, start, n = row_of(table_ptr, block_ptr, 8, BLOCK)
     lane = tl.arange(0, BLOCK)
-    n = tl.load(row_ptr + 7)
     if tl.load(fault_ptr) == 0:
         step = tl.load(tl.load(row_ptr + 5).to(tl.pointer_type(tl.float32)))
         # rounded exactly: every element has its error

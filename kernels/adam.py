@@ -20,7 +20,7 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.runtime import cdiv, empty, launch
-from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, entry, low_dtype, store_low
+from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, entry, low_dtype, row_of, store_low
 
 __all__ = ["adam_step"]
 
@@ -83,11 +83,8 @@ def _adam_step_kernel(
     decay, rise1, beta2, rise2, eps,  # rise: 1 - beta
     DECOUPLED: tl.constexpr, LOW: tl.constexpr, ALIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    i = tl.load(block_ptr + 2 * tl.program_id(0))
-    start = tl.load(block_ptr + 2 * tl.program_id(0) + 1).to(tl.int64) * BLOCK
+    i, row_ptr, start, n = row_of(table_ptr, block_ptr, 7, BLOCK)
     lane = tl.arange(0, BLOCK)
-    row_ptr = table_ptr + i * 7
-    n = tl.load(row_ptr + 6)
     factor_ptr += i * 3
     if tl.load(fault_ptr) == 0:
         # accesses are only wide where no mask can cut through one

@@ -18,7 +18,7 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.runtime import check_dtype, launch
-from tritonnet.kernels.tensor_table import BLOCK, Tables
+from tritonnet.kernels.tensor_table import BLOCK, Tables, entry, row_of
 
 __all__ = ["average_update"]
 
@@ -43,12 +43,10 @@ def _average_update_kernel(
     rise,  # 1 - decay
     EQUAL: tl.constexpr, ALIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row_ptr = table_ptr + 3 * tl.load(block_ptr + 2 * tl.program_id(0))
-    start = tl.load(block_ptr + 2 * tl.program_id(0) + 1).to(tl.int64) * BLOCK
-    at = start + tl.arange(0, BLOCK)
-    n = tl.load(row_ptr + 2)
-    a_ptr = tl.multiple_of(tl.load(row_ptr).to(tl.pointer_type(tl.float32)), ALIGN) + at
-    w_ptr = tl.multiple_of(tl.load(row_ptr + 1).to(tl.pointer_type(tl.float32)), ALIGN) + at
+    _, row_ptr, start, n = row_of(table_ptr, block_ptr, 3, BLOCK)
+    lane = tl.arange(0, BLOCK)
+    a_ptr = entry(row_ptr, 0, start, lane, ALIGN)
+    w_ptr = entry(row_ptr, 1, start, lane, ALIGN)
     count = tl.load(count_ptr)
     if EQUAL:
         rise = 1.0 / count.to(tl.float32)
@@ -57,7 +55,7 @@ def _average_update_kernel(
         if start + BLOCK <= n:
             _average_chunk(a_ptr, w_ptr, tl.full((BLOCK,), True, tl.int1), count == 1, rise)
         else:
-            _average_chunk(a_ptr, w_ptr, at < n, count == 1, rise)
+            _average_chunk(a_ptr, w_ptr, start + lane < n, count == 1, rise)
 
 
 def average_update(

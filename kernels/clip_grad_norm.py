@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.runtime import empty, launch
-from tritonnet.kernels.tensor_table import BLOCK, Tables
+from tritonnet.kernels.tensor_table import BLOCK, Tables, entry, row_of
 
 __all__ = ["clip_grad_norm"]
 
@@ -27,16 +27,14 @@ Buffer = torch.Tensor
 
 @triton.jit
 def _clip_grad_norm_square_kernel(table_ptr, block_ptr, partial_ptr, ALIGN: tl.constexpr, BLOCK: tl.constexpr):
-    row_ptr = table_ptr + 3 * tl.load(block_ptr + 2 * tl.program_id(0))
-    start = tl.load(block_ptr + 2 * tl.program_id(0) + 1).to(tl.int64) * BLOCK
-    at = start + tl.arange(0, BLOCK)
-    n = tl.load(row_ptr + 2)
-    g_ptr = tl.multiple_of(tl.load(row_ptr).to(tl.pointer_type(tl.float32)), ALIGN) + at
+    _, row_ptr, start, n = row_of(table_ptr, block_ptr, 3, BLOCK)
+    lane = tl.arange(0, BLOCK)
+    g_ptr = entry(row_ptr, 0, start, lane, ALIGN)
     # accesses are only wide where no mask can cut through one
     if start + BLOCK <= n:
         g = tl.load(g_ptr)
     else:
-        g = tl.load(g_ptr, mask=at < n, other=0.0)
+        g = tl.load(g_ptr, mask=start + lane < n, other=0.0)
     tl.store(partial_ptr + tl.program_id(0), tl.sum(g * g))
 
 
@@ -54,17 +52,15 @@ def _clip_grad_norm_merge_kernel(partial_ptr, norm_ptr, n, max_norm, BLOCK: tl.c
 
 @triton.jit
 def _clip_grad_norm_scale_kernel(table_ptr, block_ptr, norm_ptr, ALIGN: tl.constexpr, BLOCK: tl.constexpr):
-    row_ptr = table_ptr + 3 * tl.load(block_ptr + 2 * tl.program_id(0))
-    start = tl.load(block_ptr + 2 * tl.program_id(0) + 1).to(tl.int64) * BLOCK
-    at = start + tl.arange(0, BLOCK)
-    n = tl.load(row_ptr + 2)
-    g_ptr = tl.multiple_of(tl.load(row_ptr).to(tl.pointer_type(tl.float32)), ALIGN) + at
-    y_ptr = tl.multiple_of(tl.load(row_ptr + 1).to(tl.pointer_type(tl.float32)), ALIGN) + at
+    _, row_ptr, start, n = row_of(table_ptr, block_ptr, 3, BLOCK)
+    lane = tl.arange(0, BLOCK)
+    g_ptr = entry(row_ptr, 0, start, lane, ALIGN)
+    y_ptr = entry(row_ptr, 1, start, lane, ALIGN)
     factor = tl.load(norm_ptr + 1)
     if start + BLOCK <= n:
         tl.store(y_ptr, tl.load(g_ptr) * factor)
     else:
-        tl.store(y_ptr, tl.load(g_ptr, mask=at < n, other=0.0) * factor, mask=at < n)
+        tl.store(y_ptr, tl.load(g_ptr, mask=start + lane < n, other=0.0) * factor, mask=start + lane < n)
 
 
 def clip_grad_norm(tables: Tables, grads: Sequence[Buffer], max_norm: float) -> tuple[Buffer, list[Buffer]]:

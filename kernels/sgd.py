@@ -19,7 +19,7 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.runtime import launch
-from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, count_steps, entry, low_dtype, store_low
+from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, count_steps, entry, low_dtype, row_of, store_low
 
 __all__ = ["sgd_step"]
 
@@ -55,11 +55,8 @@ def _sgd_step_kernel(
     MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, DAMPENED: tl.constexpr,
     LOW: tl.constexpr, ALIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    i = tl.load(block_ptr + 2 * tl.program_id(0))
-    start = tl.load(block_ptr + 2 * tl.program_id(0) + 1).to(tl.int64) * BLOCK
+    _, row_ptr, start, n = row_of(table_ptr, block_ptr, 6, BLOCK)
     lane = tl.arange(0, BLOCK)
-    row_ptr = table_ptr + i * 6
-    n = tl.load(row_ptr + 5)
     lr = tl.load(lr_ptr)
     if tl.load(fault_ptr) == 0:
         # accesses are only wide where no mask can cut through one

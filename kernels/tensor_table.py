@@ -21,7 +21,7 @@ import triton.language as tl
 from tritonnet.kernels import fault
 from tritonnet.kernels.runtime import INTERPRET, cdiv, device, empty, flat, launch, refuse
 
-__all__ = ["BLOCK", "LOW", "Table", "Tables", "count_steps", "entry", "low_dtype", "store_low"]
+__all__ = ["BLOCK", "LOW", "Table", "Tables", "count_steps", "entry", "low_dtype", "row_of", "store_low"]
 
 # with 8 warps one 16-byte access a thread and array: more takes the registers that keep many accesses in flight
 BLOCK = 16384 if INTERPRET else 1024
@@ -118,6 +118,15 @@ def low_dtype(op: str, lows: Sequence[Buffer | None]) -> torch.dtype | None:
     if len(dtypes) > 1:
         refuse(op, f"the 16-bit copies must have one dtype, got {sorted(map(str, dtypes))}")
     return dtypes.pop() if dtypes else None
+
+
+@triton.jit
+def row_of(table_ptr, block_ptr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """This program's row of a table of WIDTH columns: its number, where it begins, its first element, and how many it has."""
+    i = tl.load(block_ptr + 2 * tl.program_id(0))
+    row_ptr = table_ptr + i * WIDTH
+    start = tl.load(block_ptr + 2 * tl.program_id(0) + 1).to(tl.int64) * BLOCK
+    return i, row_ptr, start, tl.load(row_ptr + WIDTH - 1)
 
 
 @triton.jit

@@ -246,11 +246,11 @@ def save(path, step):
     arrays = {f"w{i}": np.full(100000, step, np.float32) for i in range(4)}
     if path.endswith("last.h5"):
         save_model(path, {"step": step}, arrays)
-        return
-    with hdf5.open(path, "w") as file:
-        file.write("step", step)
-        for name, array in arrays.items():
-            file.write(name, array, compression="lzf")
+    else:
+        with hdf5.open(path, "w") as file:
+            file.write("step", step)
+            for name, array in arrays.items():
+                file.write(name, array, compression="lzf")
 
 
 def load(path):

@@ -24,7 +24,6 @@ from tritonnet.io.untrusted import explained
 
 __all__ = ["Labelled", "open_labelled"]
 
-_RATIO = 1032  # the most that gzip can expand
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CIFAR = {  # label bytes, then the files of each split
     "cifar-10-batches-bin": (1, {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}),
@@ -92,7 +91,11 @@ def _read_idx(file: Path, rank: int) -> np.ndarray:
             if magic != 8 * 256 + rank:
                 raise ValueError(f"its magic number must be {8 * 256 + rank}, got {magic}")
             size = math.prod(shape)
-            content = stream.read(size + 1) if size <= os.path.getsize(file) * (_RATIO if packed else 1) else b""
+            content = (
+                stream.read(size + 1)
+                if size <= os.path.getsize(file) * (untrusted.GZIP_RATIO if packed else 1)
+                else b""
+            )
             if len(content) != size or size == 0:
                 raise ValueError(f"its header claims {size} bytes, which it does not hold")
     except (OSError, EOFError, ValueError, zlib.error) as error:

@@ -26,7 +26,7 @@ from tritonnet.io.atomic import FileError
 from tritonnet.kernels.runtime import Refused
 
 __all__ = [
-    "FILTERS", "SIGNATURE", "attributes", "check_start", "explained", "filters", "find", "has", "member",
+    "FILTERS", "GZIP_RATIO", "SIGNATURE", "attributes", "check_start", "explained", "filters", "find", "has", "member",
     "open_beside_writer", "read", "shown", "walk",
 ]  # fmt: skip
 
@@ -35,7 +35,7 @@ LONGEST_ATTRIBUTE = 2**16  # bytes
 _LEVELS = 64
 _LARGEST_CHUNK = 2**30  # bytes: a chunk is decoded whole
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_RATIO = 1032  # the most that gzip can expand; lzf: 88
+GZIP_RATIO = 1032  # the most that gzip can expand; lzf: 88
 _WEIGHTS = np.arange(2**13, 0, -1, dtype=np.uint64)
 _REASONS: dict[type, str] = {
     FileNotFoundError: "no such file or folder", IsADirectoryError: "is a folder; name a file in it, such as best.h5",
@@ -202,7 +202,7 @@ def _check_dataset(dataset: h5py.Dataset, path: str) -> None:
     if chunk > _LARGEST_CHUNK:
         raise FileError(f"{path} must have chunks of at most {_LARGEST_CHUNK} bytes, has {chunk}")
     stored = min(dataset.id.get_storage_size(), os.path.getsize(dataset.file.filename))
-    most = stored * _RATIO if {FILTER_DEFLATE, FILTER_LZF} & set(filters(dataset)) else stored
+    most = stored * GZIP_RATIO if {FILTER_DEFLATE, FILTER_LZF} & set(filters(dataset)) else stored
     claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
     if claimed > most:
         raise FileError(f"{path} claims {claimed} bytes, the file holds at most {most} of them")

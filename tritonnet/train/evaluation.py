@@ -1,6 +1,7 @@
 """Scores of a network on a set of images: the mean loss, and metrics from one confusion matrix summed on the device."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,9 +107,7 @@ def evaluate(
     run = trained.card["run"]
     spec = "none" if split == "all" else val or run["val"]  # all need no division
     config = Config(data=data or run["data"], val=spec, size=trained.size, cells=run["cells"], seed=run["seed"])
-    if data:
-        _check_classes(config, trained)
-    dataset = open_data(config, trained)
+    dataset = _open_known(config, trained) if data else open_data(config, trained)
     splits = {**dataset.splits, "all": tuple(range(len(dataset)))}
     if not splits.get(split):
         raise DataError(f"split must be one of {', '.join(name for name in splits if splits[name])}, got {split!r}")
@@ -121,19 +120,29 @@ def evaluate(
     return dataset, replace(metrics, loss=loss)
 
 
-def _check_classes(config: Config, trained: Trained) -> None:
-    """Refuse masks of another number of classes than the model's, where its mapping does not know their values."""
+def _open_known(config: Config, trained: Trained) -> Dataset:
+    """Other data than the model learnt from: refuse masks of another number of classes by both numbers.
+
+    A mapping of exact values refuses strange ones by itself; only then, or where a threshold takes any value, the classes
+    are inferred anew.
+    """
+    problem = None
     try:
-        found = open_data(config).mapping
-    except DataError:  # too little to infer classes from, or a fault that shows again with the model's own mapping
-        return
-    known, names = trained.mapping, trained.class_names
-    strange = known.rule == "threshold" or not found.values.keys() <= known.values.keys()
-    if strange and found.num_classes != len(names):
-        raise DataError(
-            f"{config.data}: the model knows {len(names)} classes ({', '.join(names)}), the masks hold "
-            f"{found.num_classes}; train on this data, or mend the masks"
-        )
+        dataset = open_data(config, trained)
+    except DataError as error:
+        problem = error
+    names = trained.class_names
+    if problem or trained.mapping.rule == "threshold":
+        with suppress(DataError):  # too little to infer classes from, or the same fault again
+            found = open_data(config).mapping.num_classes
+            if found != len(names):
+                problem = DataError(
+                    f"{config.data}: the model knows {len(names)} classes ({', '.join(names)}), the masks hold {found}; "
+                    "train on this data, or mend the masks"
+                )
+    if problem:
+        raise problem
+    return dataset
 
 
 def extremes(metrics: Metrics) -> tuple[list[str], list[str]]:
