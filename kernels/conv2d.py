@@ -192,7 +192,7 @@ def conv2d_dgrad(
     if tile.form == "tensormap":
         # how much of z the registers hold beside dx, by the compile-only tests
         channels = 128 if arch() == "sm_90" and dy.dtype != torch.float32 else 64
-        fits = tile.block_m <= 128 and tile.block_n <= channels
+        fits = tile.splits > 1 or (tile.block_m <= 128 and tile.block_n <= channels)
         return dx, conv2d_tensormap.dgrad(dy, w, bias, dx, g, tile, *((norm, z) if fits else ()))
     if tile.form == "patch":
         conv2d_patch.dgrad(dy, w, bias, dx, g, tile)

@@ -10,6 +10,9 @@ moves the box, and what lies outside the image reads as zero, so padding costs n
 because the matrix unit reads operand B from shared memory as it arrived; as operand A a reshaped box would pass through
 registers. Taps innermost re-read one channel slice of the image from L2.
 
+Where the tiles of an output are too few for the multiprocessors, `splits` programs share one: each leaves the sum over its run
+of i in float32 (STAGE "part"), and a second launch adds these in their order and does the rest (STAGE "sum").
+
 What a batch norm beside the convolution needs is computed before a tile leaves the registers (EPILOGUE):
 
     statistics   (count, mean, M2) of the tile's values as stored; `batch_norm_merge` puts the tiles together
@@ -27,7 +30,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from tritonnet.kernels.batch_norm import Norm, coefficients, relu
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile
 from tritonnet.kernels.convert import copy
-from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, launch, pitch
+from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, launch, multiprocessors, next_power_of_2, pitch
 
 __all__ = ["dgrad", "fwd", "turned_weights", "wgrad"]
 
@@ -36,12 +39,13 @@ __all__ = ["dgrad", "fwd", "turned_weights", "wgrad"]
 def _conv2d_box_kernel(
     x_map, w_map, b_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr, z_map,
     y_map, count_ptr, part0_ptr, part1_ptr,  # of each tile: mean and M2, or dw and db
-    N, P, Q, C, K, eps,  # C channels of x are summed over, K come out; P x Q pixels of y
+    split_ptr,  # (splits, boxes, K, BLOCK_M) sums of a run of steps, float32
+    N, P, Q, C, K, boxes, splits, eps,  # C channels of x are summed over, K come out; P x Q pixels of y
     R: tl.constexpr, S: tl.constexpr, SHIFT_H: tl.constexpr, SHIFT_W: tl.constexpr,  # from y's pixel to x's, tap 0
     DIL_H: tl.constexpr, DIL_W: tl.constexpr,
     MIRROR: tl.constexpr,  # input gradient: taps run backward
     TURN: tl.constexpr,  # weights lie (C, R*S*K), to be transposed on the way, rather than (K, R*S*C)
-    HAS_BIAS: tl.constexpr, EPILOGUE: tl.constexpr, UPCAST: tl.constexpr,
+    HAS_BIAS: tl.constexpr, EPILOGUE: tl.constexpr, STAGE: tl.constexpr, UPCAST: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     BLOCK_M: tl.constexpr = IMAGES * ROWS * COLUMNS
@@ -50,51 +54,65 @@ def _conv2d_box_kernel(
     box = tl.program_id(0) // blocks_k
     boxes_h, boxes_w = tl.cdiv(P, ROWS), tl.cdiv(Q, COLUMNS)
     n0, p0, q0 = box // (boxes_h * boxes_w) * IMAGES, box // boxes_w % boxes_h * ROWS, box % boxes_w * COLUMNS
+    k, m = k0 + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_M)
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    for step in range(R * S * tl.cdiv(C, BLOCK_K)):
-        tap = step % (R * S)
-        c0 = step // (R * S) * BLOCK_K
-        dh, dw = (tap // S) * DIL_H, (tap % S) * DIL_W
-        if MIRROR:
-            x = x_map.load([n0, p0 + SHIFT_H - dh, q0 + SHIFT_W - dw, c0])
-        else:
-            x = x_map.load([n0, p0 + SHIFT_H + dh, q0 + SHIFT_W + dw, c0])
-        if TURN:
-            f = tl.trans(w_map.load([c0, tap * K + k0]))
-        else:
-            f = w_map.load([k0, tap * C + c0])
-        x = tl.reshape(x, (BLOCK_M, BLOCK_K))
-        if UPCAST:  # the interpreter multiplies the raw bits of 16-bit floats
-            x, f = x.to(tl.float32), f.to(tl.float32)
-        acc = tl.dot(f, tl.trans(x), acc)
-    k = k0 + tl.arange(0, BLOCK_N)
-    if HAS_BIAS:
-        acc += tl.load(b_ptr + k, mask=k < K, other=0.0)[:, None]
-    if EPILOGUE == "norm":
-        mean, _, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, k, K, eps)
-        acc = relu((acc - tl.trans(mean)) * tl.trans(scale) + tl.trans(shift))
-    y = acc.to(y_map.dtype)
-    # stored before it is summed: fewer registers at a time
-    y_map.store([n0, p0, q0, k0], tl.reshape(tl.trans(y), (IMAGES, ROWS, COLUMNS, BLOCK_N)))
-    if EPILOGUE == "statistics" or EPILOGUE == "sums":
-        m = tl.arange(0, BLOCK_M)
-        inside = (n0 + m // (ROWS * COLUMNS) < N) & (p0 + m // COLUMNS % ROWS < P) & (q0 + m % COLUMNS < Q)
-        v = y.to(tl.float32)
-        if EPILOGUE == "statistics":
-            count = tl.sum(inside.to(tl.float32), axis=0)
-            part0 = tl.sum(tl.where(inside[None, :], v, 0.0), axis=1) / count
-            off = tl.where(inside[None, :], v - part0[:, None], 0.0)
-            part1 = tl.sum(off * off, axis=1)
-            tl.store(count_ptr + box, count)
-        else:
-            mean, rstd, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, k, K, eps)
-            z = tl.trans(tl.reshape(z_map.load([n0, p0, q0, k0]), (BLOCK_M, BLOCK_N))).to(tl.float32) - tl.trans(mean)
-            live = inside[None, :] & ~(z * tl.trans(scale) + tl.trans(shift) <= 0)
-            g = tl.where(live, v, 0.0)
-            part0 = tl.sum(g * z, axis=1) * tl.sum(rstd, axis=0)
-            part1 = tl.sum(g, axis=1)
-        tl.store(part0_ptr + box * K + k, part0, mask=k < K)
-        tl.store(part1_ptr + box * K + k, part1, mask=k < K)
+    if STAGE == "sum":
+        for split in range(splits):
+            at = ((split * boxes + box).to(tl.int64) * K + k)[:, None] * BLOCK_M + m[None, :]
+            acc += tl.load(split_ptr + at, mask=(k < K)[:, None], other=0.0)
+    else:
+        first, last = 0, R * S * tl.cdiv(C, BLOCK_K)
+        if STAGE == "part":
+            run = tl.cdiv(last, splits)
+            first = tl.program_id(1) * run
+            last = tl.minimum(first + run, last)
+        for step in range(first, last):
+            tap = step % (R * S)
+            c0 = step // (R * S) * BLOCK_K
+            dh, dw = (tap // S) * DIL_H, (tap % S) * DIL_W
+            if MIRROR:
+                x = x_map.load([n0, p0 + SHIFT_H - dh, q0 + SHIFT_W - dw, c0])
+            else:
+                x = x_map.load([n0, p0 + SHIFT_H + dh, q0 + SHIFT_W + dw, c0])
+            if TURN:
+                f = tl.trans(w_map.load([c0, tap * K + k0]))
+            else:
+                f = w_map.load([k0, tap * C + c0])
+            x = tl.reshape(x, (BLOCK_M, BLOCK_K))
+            if UPCAST:  # the interpreter multiplies the raw bits of 16-bit floats
+                x, f = x.to(tl.float32), f.to(tl.float32)
+            acc = tl.dot(f, tl.trans(x), acc)
+    if STAGE == "part":
+        at = ((tl.program_id(1) * boxes + box).to(tl.int64) * K + k)[:, None] * BLOCK_M + m[None, :]
+        tl.store(split_ptr + at, acc, mask=(k < K)[:, None])
+    else:
+        if HAS_BIAS:
+            acc += tl.load(b_ptr + k, mask=k < K, other=0.0)[:, None]
+        if EPILOGUE == "norm":
+            mean, _, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, k, K, eps)
+            acc = relu((acc - tl.trans(mean)) * tl.trans(scale) + tl.trans(shift))
+        y = acc.to(y_map.dtype)
+        # stored before it is summed: fewer registers at a time
+        y_map.store([n0, p0, q0, k0], tl.reshape(tl.trans(y), (IMAGES, ROWS, COLUMNS, BLOCK_N)))
+        if EPILOGUE == "statistics" or EPILOGUE == "sums":
+            inside = (n0 + m // (ROWS * COLUMNS) < N) & (p0 + m // COLUMNS % ROWS < P) & (q0 + m % COLUMNS < Q)
+            v = y.to(tl.float32)
+            if EPILOGUE == "statistics":
+                count = tl.sum(inside.to(tl.float32), axis=0)
+                part0 = tl.sum(tl.where(inside[None, :], v, 0.0), axis=1) / count
+                off = tl.where(inside[None, :], v - part0[:, None], 0.0)
+                part1 = tl.sum(off * off, axis=1)
+                tl.store(count_ptr + box, count)
+            else:
+                mean, rstd, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, k, K, eps)
+                z = tl.reshape(z_map.load([n0, p0, q0, k0]), (BLOCK_M, BLOCK_N))
+                z = tl.trans(z).to(tl.float32) - tl.trans(mean)
+                live = inside[None, :] & ~(z * tl.trans(scale) + tl.trans(shift) <= 0)
+                g = tl.where(live, v, 0.0)
+                part0 = tl.sum(g * z, axis=1) * tl.sum(rstd, axis=0)
+                part1 = tl.sum(g, axis=1)
+            tl.store(part0_ptr + box * K + k, part0, mask=k < K)
+            tl.store(part1_ptr + box * K + k, part1, mask=k < K)
 
 
 @triton.jit
@@ -177,20 +195,32 @@ def _run(
     n, p, q, k = y.shape
     boxes = box.count(n, p, q)
     side = [box.images, box.rows, box.columns]
-    parts = None
+    moments = None
     if epilogue in ("statistics", "sums"):
-        parts = empty((boxes,), torch.float32), empty((boxes, k), torch.float32), empty((boxes, k), torch.float32)
-    launch(
-        _conv2d_box_kernel, (boxes * cdiv(k, t.block_n),),
-        _map(x, [*side, t.block_k]), w_map, bias, *(norm.buffers if norm else (None,) * 4),
-        None if z is None else _map(z, [*side, t.block_n]), _map(y, [*side, t.block_n]), *(parts or (None,) * 3),
-        n, p, q, x.shape[3], k, norm.eps if norm else 0.0,
-        R=g.R, S=g.S, SHIFT_H=shift[0], SHIFT_W=shift[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1], MIRROR=mirror, TURN=turn,
-        HAS_BIAS=bias is not None, EPILOGUE=epilogue, UPCAST=INTERPRET and x.dtype != torch.float32,
-        **box.constants(), BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
-        flops=g.flops,
-    )  # fmt: skip
-    return parts
+        moments = empty((boxes,), torch.float32), empty((boxes, k), torch.float32), empty((boxes, k), torch.float32)
+    split = empty((t.splits, boxes, k, t.block_m), torch.float32) if t.splits > 1 else None
+
+    def start(stage: str, block_n: int, splits: int, num_warps: int, flops: int) -> None:
+        ends, sums = stage != "part", stage != "sum"
+        launch(
+            _conv2d_box_kernel, (boxes * cdiv(k, block_n), splits),
+            _map(x, [*side, t.block_k]) if sums else None, w_map if sums else None, bias if ends else None,
+            *(norm.buffers if norm and ends else (None,) * 4), None if z is None or not ends else _map(z, [*side, block_n]),
+            _map(y, [*side, block_n]) if ends else None, *(moments if moments and ends else (None,) * 3), split,
+            n, p, q, x.shape[3], k, boxes, t.splits, norm.eps if norm else 0.0,
+            R=g.R, S=g.S, SHIFT_H=shift[0], SHIFT_W=shift[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1],
+            MIRROR=mirror, TURN=turn, HAS_BIAS=ends and bias is not None, EPILOGUE=epilogue if ends else "", STAGE=stage,
+            UPCAST=INTERPRET and x.dtype != torch.float32,
+            **box.constants(), BLOCK_N=block_n, BLOCK_K=t.block_k, num_warps=num_warps, num_stages=t.num_stages, flops=flops,
+        )  # fmt: skip
+
+    if split is None:
+        start("", t.block_n, 1, t.num_warps, g.flops)
+    else:
+        start("part", t.block_n, t.splits, t.num_warps, g.flops)
+        # a few channels a program, so that all multiprocessors add
+        start("sum", min(t.block_n, max(16, next_power_of_2(cdiv(boxes * k, multiprocessors())))), 1, 4, 0)
+    return moments
 
 
 def turned_weights(w: torch.Tensor, g: Geometry, t: Tile) -> tuple[TensorDescriptor, bool]:

@@ -32,7 +32,7 @@ class Tile:
     block_k: int
     num_warps: int
     num_stages: int
-    splits: int = 1  # weight gradient: programs that share one tile of dw
+    splits: int = 1  # programs that share one tile of the output (weight gradient, tensormap)
     rows: int = (
         1  # tensormap: the pixel tile is images x rows x (pixels / images / rows); patch: rows x (pixels / rows)
     )
@@ -102,16 +102,11 @@ def _pick(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str, foun
         narrow = width <= 64
         side = (g.P, g.Q) if name == "conv2d_fwd" else (g.H, g.W)
         images, rows, columns = pixel_tile(g.N, *side, 256 if narrow and wide else 128)
-        return Tile(
-            "tensormap",
-            images * rows * columns,
-            64 if narrow else 128,
-            step,
-            4,
-            2 if narrow else 3,
-            rows=rows,
-            images=images,
-        )
+        block_n = 64 if narrow else 128
+        programs = cdiv(g.N, images) * cdiv(side[0], rows) * cdiv(side[1], columns) * cdiv(width, block_n)
+        splits = max(1, min(multiprocessors() // programs, g.R * g.S * depth // step // 8))
+        warps = 8 if splits > 1 and arch != "sm_90" else 4  # elsewhere a large float32 tile leaves no registers
+        return Tile("tensormap", images * rows * columns, block_n, step, warps, 2 if narrow else 3, splits, rows, images)
     aligned = (
         depth % 8 == 0 and width % 8 == 0
     )  # else every element has an address of its own, and those take registers

@@ -105,6 +105,7 @@ SHAPES: dict[str, dict[str, object]] = {
     "first": {"n": 16, "h": 256, "w": 256, "c": 3, "k": 64, "kernel": (3, 3), "pad": 1},
     "64": {"n": 16, "h": 256, "w": 256, "c": 64, "k": 64, "kernel": (3, 3), "pad": 1},
     "128": {"n": 16, "h": 128, "w": 128, "c": 128, "k": 128, "kernel": (3, 3), "pad": 1},
+    "split": {"n": 1, "h": 16, "w": 16, "c": 1024, "k": 1024, "kernel": (3, 3), "pad": 1},  # over channels
     "256-128-slice": {"n": 1, "h": 128, "w": 128, "c": 256, "k": 128, "kernel": (3, 3), "pad": 1, "extra": 64},
     "head": {"n": 16, "h": 256, "w": 256, "c": 64, "k": 2, "kernel": (1, 1), "bias": True},
     "transposed-2x2": {"n": 16, "h": 256, "w": 256, "c": 64, "k": 128, "kernel": (2, 2), "stride": 2, "bias": True},
@@ -120,7 +121,7 @@ SHAPES: dict[str, dict[str, object]] = {
 def convolutions(name: str) -> Callable[[Precision], None]:
     """All shapes through one pass; some of them where the tiles are those of another precision."""
     less = {
-        torch.float32: ("first", "64", "128", "transposed-2x2", "odd", "one-channel"),
+        torch.float32: ("first", "64", "128", "split", "transposed-2x2", "odd", "one-channel"),
         torch.float16: ("128", "odd", "one-channel"),
     }
 

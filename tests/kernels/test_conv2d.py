@@ -118,6 +118,13 @@ def test_tensormap(case, shape, dtype):
     check(case, dtype, tile, Tile("tensormap", 64, 32, 32, 4, 2, splits=2, rows=min(rows, 2)))
 
 
+@pytest.mark.parametrize("splits", [2, 7])  # 7: some have no step left
+@pytest.mark.parametrize("name", BOXES)
+def test_tensormap_split_over_channels(name, splits):
+    tile = Tile("tensormap", 64, 64, 16, 4, 2, splits, rows=2)
+    check(BOXES[name], HALVES[0], tile, Tile("tensormap", 64, 32, 32, 4, 2, splits=2))
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("name", ["whole-boxes", "ragged", "dilated", "5x3"])
 def test_tensormap_three_taps(name, dtype):
@@ -151,11 +158,11 @@ def test_tf32_weight_gradient_by_pairs_of_bfloat16(name):
     assert_close(dw, dw64, 2**-13)
 
 
-def test_moments_are_those_of_the_stored_values():
+@pytest.mark.parametrize("splits", [1, 3])
+def test_moments_are_those_of_the_stored_values(splits):
     x, w = randn(3, 7, 9, 16, dtype=HALVES[0]), randn(32, 3, 3, 16, dtype=HALVES[0], seed=1)
-    y, moments = conv2d_fwd(
-        x, w, padding=(1, 1, 1, 1), statistics=True, tile=Tile("tensormap", 64, 64, 16, 4, 2, rows=4)
-    )
+    tile = Tile("tensormap", 64, 64, 16, 4, 2, splits, rows=4)
+    y, moments = conv2d_fwd(x, w, padding=(1, 1, 1, 1), statistics=True, tile=tile)
     count, mean, m2 = map(to64, moments)
     total = count.sum()
     assert total == 3 * 7 * 9
@@ -174,6 +181,7 @@ NORMED = {  # form: case, dtype, tile
     "many-small-programs": (CASES["stride-2"], torch.float32, SMALL),
     "half": (CASES["3x3"], torch.bfloat16, None),
     "tensormap": (BOXES["ragged"], HALVES[0], Tile("tensormap", 64, 64, 16, 4, 2, rows=4)),
+    "tensormap-split": (BOXES["ragged"], HALVES[0], Tile("tensormap", 64, 64, 16, 4, 2, splits=3, rows=4)),
     "patches-are-gathered": (PATCHES["ragged-patches"], HALVES[0], None),
     "patch-tile": (PATCHES["ragged-patches"], HALVES[0], Tile("patch", 64, 64, 16, 4, 2, rows=2)),
 }
@@ -197,9 +205,10 @@ def test_batch_norm_and_relu_before_the_store(case, dtype, tile, affine):
     assert_close(y, normed.clamp(min=0), tolerance(dtype, dtype))
 
 
+@pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("name", ["whole-boxes", "ragged", "dilated", "1x1"])
 @pytest.mark.parametrize("affine", [True, False])
-def test_input_gradient_sums_for_the_batch_norm_in_front(name, affine):
+def test_input_gradient_sums_for_the_batch_norm_in_front(name, affine, splits):
     N, H, W, C, K, R, S, _, pad, dilation = BOXES[name]
     P, Q = (output_size(s, r, 1, p, p, d) for s, r, p, d in zip((H, W), (R, S), pad, dilation, strict=True))
     dy, w = randn(N, P, Q, K, dtype=HALVES[0]), randn(K, R, S, C, dtype=HALVES[0], seed=1)
@@ -210,7 +219,7 @@ def test_input_gradient_sums_for_the_batch_norm_in_front(name, affine):
         "input_size": (H, W),
         "pad": pad,
         "dilation": dilation,
-        "tile": Tile("tensormap", 64, 32, 16, 4, 2, rows=4),
+        "tile": Tile("tensormap", 64, 32, 16, 4, 2, splits, rows=4),
     }
     dx, sums = conv2d_dgrad(dy, w, norm=norm, z=z, **window)
     assert torch.equal(dx, conv2d_dgrad(dy, w, **window)[0])
