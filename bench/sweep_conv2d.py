@@ -24,6 +24,7 @@ from bench.rows import Rows
 from tritonnet.kernels import conv2d as conv
 from tritonnet.kernels import runtime
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, split_count
+from tritonnet.kernels.runtime import multiprocessors
 from tritonnet.measure.timer import measure
 
 # (C, K, height = width) of the U-Net's 3x3 convolutions at 256x256, encoder and decoder
@@ -65,8 +66,14 @@ def forward_tiles(depth: int, width: int, side: int, batch: int, form: str, prec
         for columns in {16, 32, min(side, block_m)}:
             rows = block_m // columns
             images = max(1, rows // side) if form == "tensormap" else 1  # a patch's rows are those of all images
-            if columns <= side and rows <= 4 * columns and images <= batch:
-                tiles.append(Tile(form, block_m, block_n, step, warps, stages, rows=rows // images, images=images))
+            if columns > side or rows > 4 * columns or images > batch:
+                continue
+            tile = Tile(form, block_m, block_n, step, warps, stages, rows=rows // images, images=images)
+            programs = batch * side * side // block_m * -(-width // block_n)
+            splits = (
+                s for s in (2, 3, 4, 6, 8, 12, 16) if form == "tensormap" and programs * s <= 2 * multiprocessors()
+            )
+            tiles += [tile, *(dataclasses.replace(tile, splits=s) for s in splits)]
     return tiles
 
 

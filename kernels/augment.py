@@ -40,9 +40,10 @@ def _cubic(x):
 @triton.jit
 def _mirror(u, side):
     """`u` back in 0..side - 1, mirrored at both ends as often as needed."""
-    period = tl.maximum(2 * (side - 1), 1).to(tl.float32)
+    last = 1.0 * (side - 1)  # a side of 1 is a constant to the compiler, which has no `to`
+    period = tl.maximum(2.0 * last, 1.0)
     u -= tl.floor(u / period) * period
-    return tl.minimum(tl.maximum(tl.minimum(u, period - u), 0.0), (side - 1).to(tl.float32))
+    return tl.minimum(tl.maximum(tl.minimum(u, period - u), 0.0), last)
 
 
 @triton.jit

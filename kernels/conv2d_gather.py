@@ -201,7 +201,9 @@ def _conv2d_wgrad_kernel(
 def _split_sum_kernel(partial_ptr, y_ptr, n, splits, BLOCK_S: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     acc = tl.zeros((BLOCK_S, BLOCK), tl.float32)
-    for first in range(0, splits, BLOCK_S):  # lane i adds splits i, i + BLOCK_S, ...: the same order always
+    for first in tl.range(
+        0, splits, BLOCK_S, loop_unroll_factor=4
+    ):  # lane i adds splits i, i + BLOCK_S, ...: one order
         split = first + tl.arange(0, BLOCK_S)
         live = (split < splits)[:, None] & (at < n)[None, :]
         acc += tl.load(partial_ptr + split.to(tl.int64)[:, None] * n + at[None, :], mask=live, other=0.0)
@@ -269,8 +271,10 @@ def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry,
 def split_sum(partial: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Add the partial sums (splits, ...) into y (...), float32, in a fixed order."""
     n = y.numel()
-    rows = min(next_power_of_2(partial.shape[0]), 16)
-    block = 16384 if INTERPRET else 128
+    # enough programs for every multiprocessor, or few elements a program and many splits at a time
+    large = n >= 2**18
+    rows = 1 if large else min(next_power_of_2(partial.shape[0]), 16)
+    block = 16384 if INTERPRET else 512 if large else 128
     launch(
         _split_sum_kernel, (cdiv(n, block),), partial, y, n, partial.shape[0], BLOCK_S=rows, BLOCK=block, num_warps=4
     )

@@ -101,12 +101,18 @@ def _pick(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str, foun
     if form == "tensormap":
         narrow = width <= 64
         side = (g.P, g.Q) if name == "conv2d_fwd" else (g.H, g.W)
-        images, rows, columns = pixel_tile(g.N, *side, 256 if narrow and wide else 128)
-        block_n = 64 if narrow else 128
-        programs = cdiv(g.N, images) * cdiv(side[0], rows) * cdiv(side[1], columns) * cdiv(width, block_n)
-        splits = max(1, min(multiprocessors() // programs, g.R * g.S * depth // step // 8))
+        block_n, most = (64, 256 if wide else 128) if narrow else (128, 128)
+        programs, steps = cdiv(g.N * side[0] * side[1], most) * cdiv(width, block_n), g.R * g.S * depth // step
+        stages, splits = 3 if most == 128 and not narrow else 2, 1
+        if programs <= multiprocessors():  # each has one to itself: more loads in flight
+            stages = 4
+        if 2 * programs <= multiprocessors():
+            most = 64
+            programs = cdiv(g.N * side[0] * side[1], most) * cdiv(width, block_n)
+            splits = max(1, min(2 * multiprocessors() // programs, steps // 16))
+        images, rows, columns = pixel_tile(g.N, *side, most)
         warps = 8 if splits > 1 and arch != "sm_90" else 4  # elsewhere a large float32 tile leaves no registers
-        return Tile("tensormap", images * rows * columns, block_n, step, warps, 2 if narrow else 3, splits, rows, images)
+        return Tile("tensormap", images * rows * columns, block_n, step, warps, stages, splits, rows, images)
     aligned = (
         depth % 8 == 0 and width % 8 == 0
     )  # else every element has an address of its own, and those take registers
@@ -138,18 +144,21 @@ def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
             "patch", block_m, block_n, rows * columns, 8 if arch == "sm_100" else 4, 2, splits=splits, rows=rows
         )
     if form == "tensormap":
-        row = g.S == 3 and max(g.C, g.K) <= 256  # three taps share one tile of dy: small problems gain by it
-        step, stages = (64, 3) if max(g.C, g.K) <= 64 else (32, 4) if row else (64, 2)
+        short = pixels <= 2**14 and max(g.C, g.K) > 64  # many small tiles rather than many splits
+        # three taps share one tile of dy: few channels gain by it
+        row = g.S == 3 and max(g.C, g.K) <= 256 and not short
+        step, stages = (64, 3) if short or max(g.C, g.K) <= 64 else (32, 4) if row else (64, 2)
         images, rows, columns = pixel_tile(g.N, g.P, g.Q, step, wide=True)
-        block_m, block_n = (128 if g.K > 64 else 64), (64 if row or g.C % 128 else 128)
+        block_m, block_n = (128 if g.K > 64 and not short else 64), (64 if row or g.C % 128 else 128)
         taps = 3 if row else 1
         programs = cdiv(g.K, block_m) * cdiv(g.C, block_n) * g.R * g.S // taps
         steps = cdiv(g.N, images) * cdiv(g.P, rows) * cdiv(g.Q, columns)
         few = arch in ("sm_100", "sm_120")  # the compiler has fewer registers to give there
         warps = 8 if few and block_m * block_n * taps >= 16384 else 4
         return Tile(
-            "tensormap", block_m, block_n, step, warps, stages, split_count(programs, steps, 2), rows, images, taps
-        )
+            "tensormap", block_m, block_n, step, warps, stages,
+            split_count(programs, steps, 1 if short and g.C * g.K > 2**15 else 2), rows, images, taps,
+        )  # fmt: skip
     wide = dtype != torch.float32
     columns = g.R * g.S * g.C if flattens(g.C) else g.C
     block_m = min(max(next_power_of_2(g.K), 16), 128 if wide else 64)

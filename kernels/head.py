@@ -6,7 +6,10 @@
     g[m, c]  = sum over k of dy[m, k] * w[k, c], 0 where a <= 0
 
 and dx, dscale, dshift from g as in `batch_norm`, with its edge rules. `a` is rounded to x's dtype before it is multiplied,
-as if it had been stored.
+as if it had been stored. All sums over pixels follow from two, with n = (x - mean) * rstd and live = 1 where a > 0, else 0:
+
+    P[k, c] = sum over m of dy[m, k] * live[m, c],         Q[k, c] = sum over m of dy[m, k] * live[m, c] * n[m, c]
+    dw = scale * Q + shift * P,     dscale[c] = sum over k of w[k, c] * Q[k, c],     dshift[c] = sum over k of w[k, c] * P[k, c]
 
 With few outputs every pass is bound by memory, and neither a nor its gradient needs to be in memory: each is computed
 again from x where it is used. The forward saves what batch norm saves. Deterministic: one set of partial sums a program,
@@ -68,21 +71,6 @@ def _head_fwd_kernel(
 
 
 @triton.jit
-def _gradient(
-    dy_ptr, x_ptr, w, mean, scale, shift, m, k, c, pixels, C, K, dy_pitch, x_pitch,
-    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
-):  # fmt: skip
-    """(dy [M, K], x - mean [M, C], a before the ReLU [M, C], g [M, C]) of pixels m; beyond the last, dy and g are 0."""
-    live = (m < pixels)[:, None]
-    dy = tl.load(dy_ptr + m[:, None] * dy_pitch + k[None, :], mask=live & (k < K)[None, :], other=0.0)
-    x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=live & (c < C)[None, :], other=0.0)
-    x = x.to(tl.float32) - mean
-    a = x * scale + shift
-    g = dot(dy, w, tl.zeros_like(x), PRECISION, UPCAST)
-    return dy, x, a, tl.where(a <= 0, 0.0, g)
-
-
-@triton.jit
 def _head_bwd_stats_kernel(
     dy_ptr, x_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr, w_ptr, dscale_ptr, dshift_ptr, dw_ptr,
     pixels, C, K, dy_pitch, x_pitch, eps,
@@ -92,28 +80,26 @@ def _head_bwd_stats_kernel(
     c, k = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_K)
     pid = tl.program_id(0)
     mean, rstd, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, c, C, eps)
-    inside = (k < K)[:, None] & (c < C)[None, :]
-    w = tl.load(w_ptr + k[:, None] * C + c[None, :], mask=inside, other=0.0)  # [K, C]
-    dscale = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
-    dshift = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
-    dw = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
+    P = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
+    Q = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
     dbias = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
     for step in tl.range(pid, tl.cdiv(pixels, BLOCK_M), tl.num_programs(0), num_stages=STAGES):
         m = step * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)  # [M]
-        dy, x, a, g = _gradient(
-            dy_ptr, x_ptr, w, mean, scale, shift, m, k, c, pixels, C, K, dy_pitch, x_pitch, PRECISION, UPCAST
-        )
-        dscale += g * x
-        dshift += g
-        a = tl.where(
-            (m < pixels)[:, None], relu(a), 0.0
-        )  # beyond the image it may be infinite in float16, and 0 times that NaN
-        dw = dot(tl.trans(dy), a.to(x_ptr.dtype.element_ty), dw, PRECISION, UPCAST)
+        inside = (m < pixels)[:, None]
+        dy = tl.load(dy_ptr + m[:, None] * dy_pitch + k[None, :], mask=inside & (k < K)[None, :], other=0.0)
+        x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=inside & (c < C)[None, :], other=0.0)
+        x = x.to(tl.float32) - mean
+        dead = (x * scale + shift <= 0) | ~inside
         dbias += dy.to(tl.float32)
-    tl.store(dscale_ptr + pid * C + c[None, :], tl.sum(dscale, 0)[None, :] * rstd, mask=(c < C)[None, :])
-    tl.store(dshift_ptr + pid * C + c, tl.sum(dshift, 0), mask=c < C)
+        dy = tl.trans(dy)
+        P = dot(dy, tl.where(dead, 0.0, 1.0).to(x_ptr.dtype.element_ty), P, PRECISION, UPCAST)
+        Q = dot(dy, tl.where(dead, 0.0, x * rstd).to(x_ptr.dtype.element_ty), Q, PRECISION, UPCAST)
+    inside = (k < K)[:, None] & (c < C)[None, :]
+    w = tl.load(w_ptr + k[:, None] * C + c[None, :], mask=inside, other=0.0).to(tl.float32)  # [K, C]
+    tl.store(dscale_ptr + pid * C + c, tl.sum(w * Q, 0), mask=c < C)
+    tl.store(dshift_ptr + pid * C + c, tl.sum(w * P, 0), mask=c < C)
     part = dw_ptr + pid.to(tl.int64) * (K * C + K)  # dw, then dbias
-    tl.store(part + k[:, None] * C + c[None, :], dw, mask=inside)
+    tl.store(part + k[:, None] * C + c[None, :], scale / rstd * Q + shift * P, mask=inside)
     tl.store(part + K * C + k, tl.sum(dbias, 0), mask=k < K)
 
 
@@ -131,11 +117,13 @@ def _head_bwd_kernel(
     steps = tl.cdiv(pixels, BLOCK_M)
     for i in range(tl.program_id(0), steps, tl.num_programs(0)):
         m = (steps - 1 - i) * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)  # [M]
-        _, x, _, g = _gradient(
-            dy_ptr, x_ptr, w, mean, scale, shift, m, k, c, pixels, C, K, dy_pitch, x_pitch, PRECISION, UPCAST
+        dy = tl.load(
+            dy_ptr + m[:, None] * dy_pitch + k[None, :], mask=(m < pixels)[:, None] & (k < K)[None, :], other=0.0
         )
-        dx = (g - back - x * slope) * scale
         live = (m < pixels)[:, None] & (c < C)[None, :]
+        x = tl.load(x_ptr + m[:, None] * x_pitch + c[None, :], mask=live, other=0.0).to(tl.float32) - mean
+        g = dot(dy, w, tl.zeros_like(x), PRECISION, UPCAST)
+        dx = (tl.where(x * scale + shift <= 0, 0.0, g) - back - x * slope) * scale
         tl.store(dx_ptr + m[:, None] * C + c[None, :], dx.to(dx_ptr.dtype.element_ty), mask=live)
 
 

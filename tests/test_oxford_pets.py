@@ -15,7 +15,9 @@ import tritonnet as tn
 from tritonnet.data import DataError, open_dataset
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SMALL = "--size 16 --base-channels 2 --depth 1 --images 5 --test 2 --epochs 1,2 --lr-adam 1e-2 --seeds 0"
+SMALL = (
+    "--size 16 --base-channels 2 --depth 1 --images 5 --test 2 --epochs 1,2 --lr-adam 1e-2 --seeds 0 --precision fp32"
+)
 
 
 @pytest.fixture

@@ -194,6 +194,9 @@ def augmentations(p: Precision) -> None:
         grid, keys = buffer(16, 2, 3, 3), buffer(16, dtype=torch.int64)
         for moved in ((grid, keys), (None, None)):
             augment_fwd(x, mask, buffer(16, PARAMETERS), *moved, buffer(c), buffer(c), 1 / 255, p.dtype)
+        # sides of 1 are constants to the compiler
+        augment_fwd(x[:1, :1, :1].contiguous(), mask[:1, :1, :1].contiguous(), buffer(1, PARAMETERS), grid[:1], keys[:1],
+                    buffer(c), buffer(c), 1 / 255, p.dtype)  # fmt: skip
 
 
 def upsamples(p: Precision) -> None:

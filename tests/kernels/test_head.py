@@ -60,7 +60,7 @@ def test_against_float64(case, precision, training):
     x, dy, w, bias, scale, shift = make(case, dtype)
     mean, var = statistics(x)
     y64, (dx64, dscale64, dshift64, dw64, dbias64) = reference(
-        x, dy, w, bias, scale, shift, training, 1e-5, (mean.to(DEVICE), var.to(DEVICE))
+        x, dy, w, bias, scale, shift, training, 1e-5, (mean, var)
     )
     norm = Norm(mean.float().to(DEVICE), var.float().to(DEVICE), scale, shift, 1e-5)
     assert_close(head_fwd(x, norm, w, bias, tf32=tf32), y64, EPS[dtype] + 2 * rounding, what="y")
@@ -81,7 +81,7 @@ def test_pitch_and_no_scale_and_no_bias():
     assert torch.equal(y, expected)
     assert gap_untouched(wide)
     for ours, theirs in zip(head_bwd(pitched(dy, 3), wide, norm, w), head_bwd(dy, x, norm, w), strict=True):
-        assert torch.equal(ours, theirs)
+        assert_close(ours, theirs, 1e-6)  # another pitch may be another order within a program
 
 
 def test_nan_passes_the_relu():

@@ -122,7 +122,12 @@ def test_batch_norm_relu_conv2d_is_its_parts(training, precision):
             "weight": randn(16, seed=1), "bias": randn(16, seed=2), "running_mean": randn(16, seed=3),
             "running_var": randn(16, seed=4) ** 2 + 0.5, "num_batches_tracked": torch.tensor(0),
         })  # fmt: skip
-        inputs = [randn(2, 16, 9, 10), randn(32, 16, 3, 3, seed=5) / 12, randn(32, seed=6)]
+        # x as every precision holds it: another rounding moves values over the edge of the ReLU
+        inputs = [
+            randn(2, 16, 9, 10, dtype=torch.bfloat16).float(),
+            randn(32, 16, 3, 3, seed=5) / 12,
+            randn(32, seed=6),
+        ]
         x, w, b = (tn.from_torch(t, requires_grad=True) for t in inputs)
         if fused:
             y, moments = ops.batch_norm_relu_conv2d(x, norm.arguments(), w, b, padding=1)

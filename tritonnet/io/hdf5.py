@@ -20,6 +20,7 @@ spoil it, except after `start_swmr` (single writer, multiple readers): others ma
 flushed stays readable.
 """
 
+import gc
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -171,9 +172,14 @@ class File:
                 return self._read(name, index)
         return self._read(name, index)
 
+    def _open_arrays(self) -> int:
+        return int(h5py.h5f.get_obj_count(self._file.id, h5py.h5f.OBJ_DATASET))
+
     def _read(self, name: str, index: Index) -> np.ndarray:
         with explained(self.path):
-            if self._file.swmr_mode and h5py.h5f.get_obj_count(self._file.id, h5py.h5f.OBJ_DATASET):
+            if self._file.swmr_mode and self._open_arrays():
+                gc.collect()  # some may be held by the frames of an exception alone
+            if self._file.swmr_mode and self._open_arrays():
                 # HDF5 2.0 gives one chunk for another after it refreshed an array that is open twice
                 raise FileError("beside a writer, one thread of a process may read at a time")
             dataset = self._array(name)
