@@ -85,11 +85,17 @@ def weight_tiles(c: int, k: int, side: int, batch: int, form: str, precision: st
             continue
         step = pixels if precision == "bf16" else pixels // 2
         programs = -(-k // block_m) * -(-c // block_n) * (9 if form == "tensormap" else 4) // taps
-        rows = max(1, step // side)
+        rows, steps = max(1, step // side), batch * side * side // step
         images = max(1, rows // side) if form == "tensormap" else 1
-        for waves in (1, 2, 4):
-            splits = split_count(programs, batch * side * side // step, waves)
-            tiles.append(Tile(form, block_m, block_n, step, warps, stages, splits, rows // images, images, taps))
+        shares = {(split_count(programs, steps, waves), 0) for waves in (1, 2, 4)}
+        if form == "tensormap":
+            for wave, waves in itertools.product([i * multiprocessors() for i in (1, 2, 3)], (1, 2, 3, 4)):
+                for whole in (0, programs // wave * wave):
+                    splits = waves * wave // max(1, programs - whole)
+                    if splits == 1 or 1 < splits <= steps // 4:
+                        shares.add((splits, whole))
+        for splits, whole in sorted(shares):
+            tiles.append(Tile(form, block_m, block_n, step, warps, stages, splits, rows // images, images, taps, whole))
     return tiles
 
 

@@ -17,8 +17,7 @@ This module holds what the three passes share, and the launchers; the kernels ar
 - `conv2d_tensormap`: tensor-map (TMA) loads, Hopper and later; stride 1, 16-bit or tf32, channels in multiples of 16;
 - `conv2d_patch`: the same for a window that equals its stride (the U-Net's 2x2 stride 2).
 
-Deterministic: every output has one writer; the weight gradient is split over pixels into float32 partial sums which are added
-in a fixed order. FLOPs: 2 * N*P*Q * K * R*S*C each pass; bytes: each image once, plus the partial sums.
+Deterministic: every output has one writer; sums that several programs share are float32 partial sums, added in a fixed order. FLOPs: 2 * N*P*Q * K * R*S*C each pass; bytes: each image once, plus the partial sums.
 """
 
 import torch
@@ -238,15 +237,18 @@ def conv2d_wgrad(
         (dy_high, dy_low), (x_high, x_low) = bfloat16_pair(dy), bfloat16_pair(x)
         pairs = [(dy_high, x_high), (dy_high, x_low), (dy_low, x_high)]
     tile = tile or pick_tile("conv2d_wgrad", g, pairs[0][0].dtype, form, arch())
-    partial = empty((len(pairs) * tile.splits, K, R, S, C), torch.float32)
-    for number, (dy, x) in enumerate(pairs):
-        part = partial[number * tile.splits : (number + 1) * tile.splits]
-        if tile.form == "tensormap":
+    if tile.form == "tensormap":
+        partial = empty((len(pairs), K, R, S, C), torch.float32)
+        for (dy, x), part in zip(pairs, partial, strict=True):
             conv2d_tensormap.wgrad(dy, x, part, g, tile)
-        elif tile.form == "patch":
-            conv2d_patch.wgrad(dy, x, part, g, tile)
-        else:
-            conv2d_gather.wgrad(dy, x, part, g, tile, tf32)
+    else:
+        partial = empty((len(pairs) * tile.splits, K, R, S, C), torch.float32)
+        for number, (dy, x) in enumerate(pairs):
+            part = partial[number * tile.splits : (number + 1) * tile.splits]
+            if tile.form == "patch":
+                conv2d_patch.wgrad(dy, x, part, g, tile)
+            else:
+                conv2d_gather.wgrad(dy, x, part, g, tile, tf32)
     if len(partial) == 1:
         return partial[0]
     return conv2d_gather.split_sum(partial, empty((K, R, S, C), torch.float32))

@@ -5,13 +5,14 @@ moves the box, and what lies outside the image reads as zero, so padding costs n
 
     forward          acc[k, m] += w[k, i] * x[m, i]^T          m = pixel of the box, i = (c, r, s), taps innermost
     input gradient   acc[c, m] += w[i, c]^T * dy[m, i]^T       i = (k, r, s), taps mirrored
-    weight gradient  acc[k, c] += dy[m, k]^T * x[m, c]         one program a (tap or row of three taps, k, c, split)
+    weight gradient  acc[k, c] += dy[m, k]^T * x[m, c]         one program a tile (tap or row of three taps, k, c), or several
 
 because the matrix unit reads operand B from shared memory as it arrived; as operand A a reshaped box would pass through
 registers. Taps innermost re-read one channel slice of the image from L2.
 
 Where the tiles of an output are too few for the multiprocessors, `splits` programs share one: each leaves the sum over its run
-of i in float32 (STAGE "part"), and a second launch adds these in their order and does the rest (STAGE "sum").
+of i in float32 (STAGE "part"), and a second launch adds these in their order and does the rest (STAGE "sum"). In the weight
+gradient only those tiles are shared that do not fill a whole wave of programs (`whole` others, each by one program).
 
 What a batch norm beside the convolution needs is computed before a tile leaves the registers (EPILOGUE):
 
@@ -28,7 +29,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tritonnet.kernels.batch_norm import Norm, coefficients, relu
-from tritonnet.kernels.conv2d_tiles import Geometry, Tile
+from tritonnet.kernels.conv2d_tiles import Geometry, Tile, wgrad_tiles
 from tritonnet.kernels.convert import copy
 from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, launch, multiprocessors, next_power_of_2, pitch
 
@@ -116,9 +117,16 @@ def _conv2d_box_kernel(
 
 
 @triton.jit
+def _wgrad_tile(tile, K, C, S: tl.constexpr, TAPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """(k0, c0, first tap) of a tile of the weight gradient."""
+    blocks_m, blocks_n = tl.cdiv(K, BLOCK_M), tl.cdiv(C, BLOCK_N)
+    return (tile % blocks_m) * BLOCK_M, (tile // blocks_m % blocks_n) * BLOCK_N, tile // blocks_m // blocks_n * TAPS
+
+
+@triton.jit
 def _conv2d_box_wgrad_kernel(
-    dy_map, x_map, dw_ptr,  # dw: one (K, R, S, C) partial sum a split
-    P, Q, C, K, boxes, boxes_per_split,
+    dy_map, x_map, dw_ptr, part_ptr,  # part: of each split of each shared tile [TAPS, BLOCK_M, BLOCK_N]
+    P, Q, C, K, boxes, boxes_per_split, whole, shared,  # tiles: the first `whole`, then `shared` ones by several programs each
     R: tl.constexpr, S: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr, DIL_H: tl.constexpr, DIL_W: tl.constexpr,
     TAPS: tl.constexpr,  # taps a program: 1, or the 3 of a row
     FLAT: tl.constexpr,  # whether the box is one run of pixels, so that dy needs no reshape
@@ -126,17 +134,17 @@ def _conv2d_box_wgrad_kernel(
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     BLOCK_K: tl.constexpr = IMAGES * ROWS * COLUMNS
-    blocks_m, blocks_n = tl.cdiv(K, BLOCK_M), tl.cdiv(C, BLOCK_N)
     pid = tl.program_id(0)
-    k0, c0 = (pid % blocks_m) * BLOCK_M, (pid // blocks_m % blocks_n) * BLOCK_N
-    tap = pid // blocks_m // blocks_n * TAPS
+    alone, number = pid < whole, pid - whole
+    first = tl.where(alone, 0, number // shared * boxes_per_split)
+    last = tl.where(alone, boxes, tl.minimum(first + boxes_per_split, boxes))
+    k0, c0, tap = _wgrad_tile(tl.where(alone, pid, whole + number % shared), K, C, S, TAPS, BLOCK_M, BLOCK_N)
     dh, dw = (tap // S) * DIL_H - PAD_H, (tap % S) * DIL_W - PAD_W
-    split = tl.program_id(1)
     boxes_h, boxes_w = tl.cdiv(P, ROWS), tl.cdiv(Q, COLUMNS)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     acc1 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     acc2 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for box in range(split * boxes_per_split, tl.minimum((split + 1) * boxes_per_split, boxes)):
+    for box in range(first, last):
         n0, p0, q0 = box // (boxes_h * boxes_w) * IMAGES, box // boxes_w % boxes_h * ROWS, box % boxes_w * COLUMNS
         if FLAT:
             dy = dy_map.load([box * BLOCK_K, k0])
@@ -153,13 +161,35 @@ def _conv2d_box_wgrad_kernel(
                 x1, x2 = x1.to(tl.float32), x2.to(tl.float32)
             acc1 = tl.dot(tl.trans(dy), x1, acc1)
             acc2 = tl.dot(tl.trans(dy), x2, acc2)
-    k, c = k0 + tl.arange(0, BLOCK_M), c0 + tl.arange(0, BLOCK_N)
-    live = (k < K)[:, None] & (c < C)[None, :]
-    at = (split.to(tl.int64) * K + k)[:, None] * (R * S * C) + (tap * C + c)[None, :]
-    tl.store(dw_ptr + at, acc, mask=live)
+    m, n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    live = (k0 + m < K)[:, None] & (c0 + n < C)[None, :]
+    out = dw_ptr + k0.to(tl.int64) * (R * S * C) + tap * C + c0
+    if pid >= whole:
+        out = part_ptr + number.to(tl.int64) * (TAPS * BLOCK_M * BLOCK_N)
+    # from one row to the next, and from one tap to the next
+    row, step = tl.where(alone, R * S * C, BLOCK_N), tl.where(alone, C, BLOCK_M * BLOCK_N)
+    at = out + m[:, None] * row + n[None, :]
+    tl.store(at, acc, mask=live)
     if TAPS == 3:
-        tl.store(dw_ptr + at + C, acc1, mask=live)
-        tl.store(dw_ptr + at + 2 * C, acc2, mask=live)
+        tl.store(at + step, acc1, mask=live)
+        tl.store(at + 2 * step, acc2, mask=live)
+
+
+@triton.jit
+def _conv2d_box_wgrad_sum_kernel(
+    part_ptr, dw_ptr, C, K, whole, shared, splits,
+    R: tl.constexpr, S: tl.constexpr, TAPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    k0, c0, tap = _wgrad_tile(whole + tile, K, C, S, TAPS, BLOCK_M, BLOCK_N)
+    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    k, c, tap = k0 + i // BLOCK_N % BLOCK_M, c0 + i % BLOCK_N, tap + i // (BLOCK_M * BLOCK_N)
+    live = (k < K) & (c < C)
+    acc = tl.zeros((BLOCK,), tl.float32)
+    for split in tl.range(splits, loop_unroll_factor=4):
+        at = (split * shared + tile).to(tl.int64) * (TAPS * BLOCK_M * BLOCK_N) + i
+        acc += tl.load(part_ptr + at, mask=live, other=0.0)
+    tl.store(dw_ptr + (k.to(tl.int64) * (R * S) + tap) * C + c, acc, mask=live)
 
 
 def _map(x: torch.Tensor, block: list[int]) -> TensorDescriptor:
@@ -254,8 +284,8 @@ def dgrad(
     return parts[1:] if parts else None
 
 
-def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry, t: Tile) -> None:
-    """Write the weight gradient's partial sums (splits, K, R, S, C). See `conv2d_wgrad`."""
+def wgrad(dy: torch.Tensor, x: torch.Tensor, dw: torch.Tensor, g: Geometry, t: Tile) -> None:
+    """Write the weight gradient to dw (K, R, S, C). See `conv2d_wgrad`."""
     box = _Box.of(t, t.block_k)
     side = [box.images, box.rows, box.columns]
     boxes = box.count(g.N, g.P, g.Q)
@@ -267,11 +297,22 @@ def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry,
         TensorDescriptor(dy, [g.N * g.P * g.Q, g.K], [pitch(dy), 1], [t.block_k, t.block_m])
         if flat else _map(dy, [*side, t.block_m])
     )  # fmt: skip
+    tiles = wgrad_tiles(g, t.block_m, t.block_n, t.taps)
+    whole = tiles if t.splits == 1 else min(t.whole, tiles)
+    shared = tiles - whole
+    size = t.taps * t.block_m * t.block_n
+    part = empty((t.splits * shared, size), torch.float32) if shared else dw
+    window = {"R": g.R, "S": g.S, "TAPS": t.taps, "BLOCK_M": t.block_m, "BLOCK_N": t.block_n}
     launch(
-        _conv2d_box_wgrad_kernel, (cdiv(g.K, t.block_m) * cdiv(g.C, t.block_n) * (g.R * g.S // t.taps), t.splits),
-        dy_map, _map(x, [*side, t.block_n]), partial, g.P, g.Q, g.C, g.K, boxes, cdiv(boxes, t.splits),
-        R=g.R, S=g.S, PAD_H=g.pad[0], PAD_W=g.pad[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1], TAPS=t.taps, FLAT=flat,
-        UPCAST=INTERPRET and x.dtype != torch.float32, **box.constants(), BLOCK_M=t.block_m, BLOCK_N=t.block_n,
-        num_warps=t.num_warps, num_stages=t.num_stages,
-        flops=g.flops,
+        _conv2d_box_wgrad_kernel, (whole + shared * t.splits,),
+        dy_map, _map(x, [*side, t.block_n]), dw, part, g.P, g.Q, g.C, g.K, boxes, cdiv(boxes, t.splits), whole, max(shared, 1),
+        PAD_H=g.pad[0], PAD_W=g.pad[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1], FLAT=flat,
+        UPCAST=INTERPRET and x.dtype != torch.float32, **window, **box.constants(),
+        num_warps=t.num_warps, num_stages=t.num_stages, flops=g.flops,
     )  # fmt: skip
+    if shared:
+        block = min(size, 512)
+        launch(
+            _conv2d_box_wgrad_sum_kernel, (shared, size // block), part, dw, g.C, g.K, whole, shared, t.splits,
+            BLOCK=block, num_warps=4, **window,
+        )  # fmt: skip

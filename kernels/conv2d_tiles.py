@@ -13,7 +13,7 @@ import torch
 from tritonnet.kernels import tile_table
 from tritonnet.kernels.runtime import INTERPRET, arch, cdiv, multiprocessors, next_power_of_2, pitch
 
-__all__ = ["Geometry", "Tile", "flattens", "kernel_form", "pick_tile", "pixel_tile", "split_count"]
+__all__ = ["Geometry", "Tile", "flattens", "kernel_form", "pick_tile", "pixel_tile", "split_count", "wgrad_tiles"]
 
 LARGEST_BLOCK = 2**19  # elements of one block on the interpreter, which is fastest with few large programs
 
@@ -38,6 +38,7 @@ class Tile:
     )
     images: int = 1
     taps: int = 1  # tensormap weight gradient: taps a program, 1 or the S = 3 of a row
+    whole: int = 0  # tensormap weight gradient: of its tiles, how many have a program each; the rest have `splits`
 
 
 @dataclass(frozen=True)
@@ -151,14 +152,13 @@ def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
         images, rows, columns = pixel_tile(g.N, g.P, g.Q, step, wide=True)
         block_m, block_n = (128 if g.K > 64 and not short else 64), (64 if row or g.C % 128 else 128)
         taps = 3 if row else 1
-        programs = cdiv(g.K, block_m) * cdiv(g.C, block_n) * g.R * g.S // taps
         steps = cdiv(g.N, images) * cdiv(g.P, rows) * cdiv(g.Q, columns)
         few = arch in ("sm_100", "sm_120")  # the compiler has fewer registers to give there
         warps = 8 if few and block_m * block_n * taps >= 16384 else 4
-        return Tile(
-            "tensormap", block_m, block_n, step, warps, stages,
-            split_count(programs, steps, 1 if short and g.C * g.K > 2**15 else 2), rows, images, taps,
-        )  # fmt: skip
+        tiles, wave = wgrad_tiles(g, block_m, block_n, taps), (1 if warps == 8 else 2) * multiprocessors()
+        whole = tiles // wave * wave
+        splits = max(1, min(wave // max(1, tiles - whole), steps // 8))
+        return Tile("tensormap", block_m, block_n, step, warps, stages, splits, rows, images, taps, whole)
     wide = dtype != torch.float32
     columns = g.R * g.S * g.C if flattens(g.C) else g.C
     block_m = min(max(next_power_of_2(g.K), 16), 128 if wide else 64)
@@ -169,6 +169,11 @@ def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
     return Tile(
         "gather", block_m, block_n, block_k, 8 if block_m * block_n >= 16384 else 4, 3 if wide else 2, splits=splits
     )
+
+
+def wgrad_tiles(g: Geometry, block_m: int, block_n: int, taps: int) -> int:
+    """Tiles of a weight gradient whose programs have one tap each, or the `taps` of a row."""
+    return cdiv(g.K, block_m) * cdiv(g.C, block_n) * g.R * g.S // taps
 
 
 def split_count(programs: int, steps: int, waves: int) -> int:
