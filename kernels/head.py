@@ -137,16 +137,16 @@ def _check(x: torch.Tensor, norm: Norm, w: torch.Tensor) -> tuple[int, int, int]
     return N * H * W, C, w.shape[0]
 
 
-def _cut(x: torch.Tensor, K: int, load: int) -> tuple[int, dict[str, int]]:
-    """Programs, and the block sizes: all channels, and pixels to make 8 KB, which eight warps hold in registers."""
+def _cut(x: torch.Tensor, K: int, load: int, most: int) -> tuple[int, dict[str, int]]:
+    """Programs, and the block sizes: all channels, and `most` bytes of a channel's pixels or 16 KB, which registers hold."""
     pixels, C = x.shape[0] * x.shape[1] * x.shape[2], x.shape[3]
     block_c, block_k = max(16, next_power_of_2(C)), max(16, next_power_of_2(K))
-    # products of float32 hold more of their operands in registers
-    block_m = max(16, min(8192 // x.element_size() // block_c, 128 // x.element_size()))
+    block_m = max(16, min(16384 // block_c, most) // x.element_size())
     if INTERPRET:
         block_m = min(65536 // block_c, max(16, next_power_of_2(pixels)))
     programs = min(cdiv(pixels, block_m), load * multiprocessors())
-    return programs, {"BLOCK_M": block_m, "BLOCK_C": block_c, "BLOCK_K": block_k, "num_warps": 8}
+    num_warps = 4 if block_c * block_k <= 2048 else 8  # as many sums as there are weights
+    return programs, {"BLOCK_M": block_m, "BLOCK_C": block_c, "BLOCK_K": block_k, "num_warps": num_warps}
 
 
 def head_fwd(
@@ -170,7 +170,7 @@ def head_fwd(
     pixels, C, K = _check(x, norm, w)
     check_vectors(K, bias=bias)
     y = empty((*x.shape[:3], K), x.dtype)
-    programs, blocks = _cut(x, K, APPLY)
+    programs, blocks = _cut(x, K, APPLY // 2, 256)
     launch(
         _head_fwd_kernel, (programs,), x, *norm.buffers, w, bias, y, pixels, C, K, pitch(x), norm.eps,
         HAS_BIAS=bias is not None, **products(x, tf32), **blocks,
@@ -198,7 +198,7 @@ def head_bwd(
     check_dtype("head", "the gradient", dy, (x.dtype,))
     if image("head", "the gradient", dy) != (*x.shape[:3], K):
         refuse("head", f"the gradient must have buffer shape {(*x.shape[:3], K)}, got {tuple(dy.shape)}")
-    programs, blocks = _cut(x, K, REDUCE)
+    programs, blocks = _cut(x, K, REDUCE, 64)
     sums = empty((programs, C), torch.float32), empty((programs, C), torch.float32)
     parts, total = empty((programs, K * C + K), torch.float32), empty((K * C + K,), torch.float32)
     launch(
@@ -208,7 +208,7 @@ def head_bwd(
     dscale, dshift = merge_sums(*sums)
     split_sum(parts, total)
     dx = empty(tuple(x.shape), x.dtype)
-    programs, blocks = _cut(x, K, APPLY)
+    programs, blocks = _cut(x, K, 2 * APPLY, 64)
     launch(
         _head_bwd_kernel, (programs,), dy, x, *norm.buffers, w, dscale, dshift, dx,
         pixels, C, K, pitch(dy), pitch(x), norm.eps, TRAINING=training, **products(x, tf32), **blocks,

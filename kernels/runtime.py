@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import torch
 
 __all__ = [
-    "INTERPRET", "Refused", "arch", "cdiv", "check_dtype", "device", "empty", "flat", "image", "launch", "logical",
-    "multiprocessors", "next_power_of_2", "observing", "pitch", "recording", "refuse", "zeros",
+    "INTERPRET", "Refused", "arch", "beside", "cdiv", "check_dtype", "device", "empty", "flat", "image", "join", "launch",
+    "logical", "multiprocessors", "next_power_of_2", "observing", "pitch", "recording", "refuse", "settle", "zeros",
 ]  # fmt: skip
 
 notice = ""  # printed once, before the first launch
@@ -188,6 +188,45 @@ def launch(
         print(notice, file=sys.stderr)
         notice = ""
     kernel[grid](*args, num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True, **constants)
+
+
+_side: list[Any] = []  # the second stream, once there is one
+_beside: list[torch.Tensor] = []  # what launches on it read and write
+
+
+@contextmanager
+def beside(*buffers: torch.Tensor) -> Iterator[list[torch.Tensor]]:
+    """Within this context launch on a second stream, beside what this one goes on with, until `join`.
+
+    For work that fills no GPU and whose result nothing waits for, as a weight gradient of few images; of much data it runs
+    on the one stream. The context's value takes the results: `settle` knows them by it.
+
+    Args:
+        buffers: what the launches read; kept, since the allocator orders memory by the first stream alone.
+    """
+    # a profile counts each kernel's own time
+    if not _CUDA or _recorder or _observer or sum(b.numel() for b in buffers) > 2**24:
+        yield []
+        return
+    if not _side:
+        _side.append(torch.cuda.Stream())
+    _side[0].wait_stream(torch.cuda.current_stream())
+    _beside.extend(buffers)
+    with torch.cuda.stream(_side[0]):
+        yield _beside
+
+
+def join() -> None:
+    """Let the stream wait for what was launched `beside` it."""
+    if _beside:
+        torch.cuda.current_stream().wait_stream(_side[0])
+        _beside.clear()
+
+
+def settle(buffer: torch.Tensor) -> None:
+    """The same, if `buffer` was written there."""
+    if any(b is buffer for b in _beside):
+        join()
 
 
 class recording:

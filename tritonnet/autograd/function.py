@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from tritonnet.kernels.add import add_fwd
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import join, refuse, settle
 
 if TYPE_CHECKING:
     from tritonnet.autograd.tensor import Tensor
@@ -167,14 +167,19 @@ def backward(root: "Tensor", gradient: Buffer, retain_graph: bool) -> None:
                 continue
             if isinstance(target, tuple):
                 producer, output = target
+                settle(result)
                 if producer not in gradients:
                     gradients[producer] = [None] * producer.outputs
                     heapq.heappush(heap, (-producer.sequence, producer))
                 slots = gradients[producer]
                 slots[output] = _accumulate(slots[output], result)
-            else:
-                target.accumulate(_accumulate(target.grad.data if target.grad is not None else None, result))
+                continue
+            if target.grad is not None:
+                settle(target.grad.data)
+                settle(result)
+            target.accumulate(_accumulate(target.grad.data if target.grad is not None else None, result))
         del results
+    join()
 
 
 def graph(root: "Tensor") -> None:

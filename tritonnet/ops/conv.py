@@ -9,7 +9,7 @@ from tritonnet.autograd import Context, Function, Parameter, Tensor, is_grad_ena
 from tritonnet.kernels.batch_norm import Norm, Running, batch_norm_bwd, batch_norm_fwd
 from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad, same_padding, transposed_size
 from tritonnet.kernels.head import head_bwd, head_fits, head_fwd
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import beside, refuse
 from tritonnet.kernels.sum import pixel_sum
 from tritonnet.ops.norm import Moments, check, statistics
 from tritonnet.ops.shape import to
@@ -18,6 +18,14 @@ __all__ = ["computed", "conv2d", "conv2d_batch_norm_relu", "conv2d_moments", "co
 
 Buffer = torch.Tensor
 Size = int | tuple[int, int]
+
+
+def _weight_gradient(dy: Buffer, x: Buffer, **window: Any) -> Buffer:
+    """`conv2d_wgrad`, which nothing waits for before the optimizer."""
+    with beside(dy, x) as written:
+        dw = conv2d_wgrad(dy, x, **window)
+        written.append(dw)
+    return dw
 
 
 class Conv2dFunction(Function):
@@ -33,8 +41,8 @@ class Conv2dFunction(Function):
     def backward(ctx: Context, dy: Buffer, *_: object) -> tuple[Buffer | None, ...]:
         x, w = ctx.saved
         size, kernel = (x.shape[1], x.shape[2]), (w.shape[1], w.shape[2])
+        dw = _weight_gradient(dy, x, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[1] else None
         dx = conv2d_dgrad(dy, w, input_size=size, pad=ctx.pad, **ctx.window)[0] if ctx.needs[0] else None
-        dw = conv2d_wgrad(dy, x, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[1] else None
         return dx, dw, pixel_sum(dy) if ctx.needs[2] else None
 
 
@@ -55,8 +63,8 @@ class ConvTranspose2dFunction(Function):
         bottom = (x.shape[1] - 1) * sh + dh * (w.shape[1] - 1) + 1 - dy.shape[1] - top
         right = (x.shape[2] - 1) * sw + dw_ * (w.shape[2] - 1) + 1 - dy.shape[2] - left
         window = {key: ctx.window[key] for key in ("stride", "dilation", "tf32")}
+        dw = _weight_gradient(x, dy, kernel_size=(w.shape[1], w.shape[2]), **ctx.window) if ctx.needs[1] else None
         dx = conv2d_fwd(dy, w, padding=(top, bottom, left, right), **window)[0] if ctx.needs[0] else None
-        dw = conv2d_wgrad(x, dy, kernel_size=(w.shape[1], w.shape[2]), **ctx.window) if ctx.needs[1] else None
         return dx, dw, pixel_sum(dy) if ctx.needs[2] else None
 
 
@@ -92,7 +100,7 @@ class BatchNormReluConv2dFunction(Function):
             norm, size, kernel = ctx.norm, (x.shape[1], x.shape[2]), (w.shape[1], w.shape[2])
             if between is None:
                 between = batch_norm_fwd(x, *norm.buffers, eps=norm.eps, relu=True)
-            dw = conv2d_wgrad(dy, between, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[3] else None
+            dw = _weight_gradient(dy, between, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[3] else None
             between, sums = conv2d_dgrad(dy, w, input_size=size, pad=ctx.pad, norm=norm, z=x, **ctx.window)
             first = batch_norm_bwd(between, x, *norm.buffers, eps=norm.eps, relu=True, training=ctx.training, sums=sums)
             gradients = (*first, dw, pixel_sum(dy) if ctx.needs[4] else None)

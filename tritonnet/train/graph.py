@@ -56,7 +56,8 @@ class CapturedStep:
         own = [torch.empty_like(buffer) for buffer in buffers]
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
-        with torch.cuda.graph(graph, pool=self.pool):
+        # before what runs beside it (`runtime.beside`), where both want the same multiprocessor
+        with torch.cuda.graph(graph, pool=self.pool, stream=torch.cuda.Stream(priority=-1)):
             loss = self.step(*own)
         self.pool = self.pool or graph.pool()
         return graph, own, loss
