@@ -1,4 +1,8 @@
-"""How elementwise kernels walk over memory: any strided loop of four sizes as tiles of rows x columns.
+"""The kernel of all functions of one or two numbers, and how elementwise kernels walk over memory.
+
+    y[i] = F(a[i], b[i], number)        in float32, rounded once; a and b broadcast
+
+Any strided loop of four sizes runs as tiles of rows x columns:
 
     element (m, c), with m = (i0 * D1 + i1) * D2 + i2, lies at i0 * s0 + i1 * s1 + i2 * s2 + c * s3
 
@@ -16,10 +20,10 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import runtime
-from tritonnet.kernels.runtime import INTERPRET, cdiv, next_power_of_2, refuse
+from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, launch, next_power_of_2, refuse
 
 __all__ = [
-    "FLOATS", "Walk", "broadcast", "image_index", "image_tile", "offset", "plane", "promote", "tile_index", "walk",
+    "FLOATS", "Walk", "broadcast", "image_index", "image_tile", "offset", "plane", "pointwise", "tile_index", "walk",
 ]  # fmt: skip
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -124,7 +128,7 @@ def plane(op: str, **buffers: torch.Tensor) -> Walk:
             refuse(op, f"{name} must have shape {tuple(first.shape)}, got {tuple(x.shape)}")
         if x.device != runtime.device():
             refuse(op, f"{name} must be on {runtime.device()}, got {x.device}")
-        runtime.check_dtype(op, name, x, FLOATS)
+        check_dtype(op, name, x, FLOATS)
     loop = walk(op, first.shape, first.stride(), *(x.stride() for x in others))
     if loop.sizes[1] != 1:
         refuse(op, f"buffers must be contiguous or images with one pitch, got strides {tuple(first.stride())}")
@@ -139,11 +143,6 @@ def image_tile(P: int, Q: int, C: int) -> tuple[int, dict[str, int]]:
     block_p = min(next_power_of_2(max(P, 1)), max(elements // (block_c * block_q), 1))
     tile = {"BLOCK_P": block_p, "BLOCK_Q": block_q, "BLOCK_C": block_c, "num_warps": 4}
     return cdiv(P, block_p) * cdiv(Q, block_q), tile
-
-
-def promote(a: torch.dtype, b: torch.dtype) -> torch.dtype:
-    """The dtype of a result of two floating-point operands, as torch: their own if equal, else float32."""
-    return a if a == b else torch.float32
 
 
 def broadcast(op: str, *operands: torch.Tensor) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
@@ -181,3 +180,55 @@ def broadcast(op: str, *operands: torch.Tensor) -> tuple[tuple[int, ...], list[t
         shape = [shape[i] for i in (0, 2, 3, 1)]
         strides = [[steps[i] for i in (0, 2, 3, 1)] for steps in strides]
     return tuple(shape), [tuple(steps) for steps in strides]
+
+
+@triton.jit
+def _pointwise_kernel(
+    a_ptr, b_ptr, y_ptr,
+    rows, D1, D2, columns, a0, a1, a2, a3, b0, b1, b2, b3, number,
+    F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    m, c, live = tile_index(rows, columns, BLOCK_M, BLOCK_C)
+    a = tl.load(a_ptr + offset(m, c, D1, D2, a0, a1, a2, a3), mask=live, other=0.0).to(tl.float32)
+    b = a
+    if b_ptr is not None:
+        b = tl.load(b_ptr + offset(m, c, D1, D2, b0, b1, b2, b3), mask=live, other=0.0).to(tl.float32)
+    tl.store(y_ptr + m * columns + c, F(a, b, number).to(y_ptr.dtype.element_ty), mask=live)
+
+
+def pointwise(
+    op: str, function: triton.JITFunction, a: torch.Tensor, b: torch.Tensor | None = None, number: float = 0.0,
+    *, shape: tuple[int, ...] | None = None, dtype: torch.dtype | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """`function(a, b, number)`, element by element.
+
+    Args:
+        op: names the op in a refusal.
+        function: from float32 a, b (a again where there is none) and number to float32.
+        a: any shape, float32, bfloat16 or float16; images may have a pitch.
+        b: any shape that broadcasts with a's, one of the same dtypes, or None.
+        number: any.
+        shape: of the result where there is no b: what a's broadcasts to; left out, a's.
+        dtype: of the result; left out, a's if b's is the same, else float32, as torch's.
+
+    Returns:
+        The broadcast shape, contiguous.
+
+    Raises:
+        Refused: shapes that do not broadcast, another dtype or device.
+    """
+    check_dtype(op, "input", a, FLOATS)
+    if b is not None:
+        check_dtype(op, "other", b, FLOATS)
+    dtype = dtype or (a.dtype if b is None or b.dtype == a.dtype else torch.float32)
+    made = None if shape is None else runtime.empty(shape, dtype)
+    wide, (a_steps, b_steps) = broadcast(op, a, next(x for x in (b, made, a) if x is not None))
+    if shape not in (None, wide):
+        refuse(op, f"input must broadcast to {shape}, got {tuple(a.shape)}")
+    y = runtime.empty(wide, dtype) if made is None else made
+    loop = walk(op, wide, a_steps, b_steps if b is not None else a_steps)
+    launch(
+        _pointwise_kernel, loop.grid, a, b, y, *loop.sizes, *loop.strides[0], *loop.strides[1], float(number),
+        F=function, **loop.tile,
+    )  # fmt: skip
+    return y

@@ -6,7 +6,7 @@ o runs over the kept dimensions, r over the summed ones; neighbours of one kind 
 remain. When the outputs alone are too few programs to fill the device, r is split: each program sums its share, and a
 second launch adds the partial sums. Lanes add their terms in turn and are then added as a tree: the order depends on
 the sizes and the device alone, so results are bitwise reproducible. float32 (int64 for integers) throughout; NaN
-spreads; an empty sum is 0. Cost: memory-bound, reads x once. The backward of a sum is `mul.expand`. From the
+spreads; an empty sum is 0. Cost: memory-bound, reads x once. The backward of a sum is `arithmetic.expand`. From the
 definition.
 """
 
@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import runtime
+from tritonnet.kernels.arithmetic import mul_fwd
 from tritonnet.kernels.convert import cast, nhwc_to_nchw
-from tritonnet.kernels.mul import mul_fwd
 from tritonnet.kernels.runtime import INTERPRET, arch, cdiv, image, launch, multiprocessors, next_power_of_2, refuse
 
 __all__ = ["pixel_sum", "sum_fwd", "sum_to"]

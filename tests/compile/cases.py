@@ -6,10 +6,11 @@ from functools import partial
 
 import torch
 
+from tritonnet.kernels.activation import FUNCTIONS, activation_bwd, activation_fwd
 from tritonnet.kernels.adagrad import adagrad_step
 from tritonnet.kernels.adam import adam_step
-from tritonnet.kernels.add import add_fwd
 from tritonnet.kernels.argmax import argmax_fwd
+from tritonnet.kernels.arithmetic import add_fwd, expand, mul_fwd
 from tritonnet.kernels.augment import PARAMETERS, augment_fwd
 from tritonnet.kernels.average import average_update
 from tritonnet.kernels.avg_pool2d import avg_pool2d_bwd, avg_pool2d_fwd
@@ -33,15 +34,11 @@ from tritonnet.kernels.head import head_bwd, head_fwd
 from tritonnet.kernels.loss import loss_bwd
 from tritonnet.kernels.max_pool2d import max_pool2d_bwd, max_pool2d_fwd
 from tritonnet.kernels.mse_loss import mse_loss_fwd
-from tritonnet.kernels.mul import expand, mul_fwd
 from tritonnet.kernels.pad import pad_fwd
 from tritonnet.kernels.random import normal, take, uniform
-from tritonnet.kernels.relu import relu_bwd, relu_fwd
 from tritonnet.kernels.sgd import sgd_step
-from tritonnet.kernels.sigmoid import sigmoid_bwd, sigmoid_fwd
 from tritonnet.kernels.softmax import softmax_bwd, softmax_fwd
 from tritonnet.kernels.sum import pixel_sum, sum_fwd, sum_to
-from tritonnet.kernels.tanh import tanh_bwd, tanh_fwd
 from tritonnet.kernels.tensor_table import Tables
 from tritonnet.kernels.upsample import axis, upsample_bwd, upsample_fwd
 
@@ -140,15 +137,11 @@ def images(p: Precision) -> list[torch.Tensor]:
     return [buffer(*size, dtype=p.dtype, extra=extra) for *size, extra in sizes[: 3 if p.dtype == torch.float32 else 1]]
 
 
-def unary(forward: Callable[..., object], backward: Callable[..., object]) -> Callable[[Precision], None]:
-    """A function of one image, and its gradient from the result."""
-
-    def run(p: Precision) -> None:
-        for x in images(p):
-            forward(x)
-            backward(x, x)
-
-    return run
+def activations(p: Precision) -> None:
+    for x in images(p):
+        for name in FUNCTIONS:
+            activation_fwd(name, x)
+            activation_bwd(name, x, x)
 
 
 def arithmetic(p: Precision) -> None:
@@ -377,9 +370,7 @@ CASES: dict[str, tuple[Callable[[Precision], object], tuple[str, ...]]] = {
     "image_input": (inputs, STORED),
     "augment": (augmentations, STORED),
     "upsample": (upsamples, STORED),
-    "relu": (unary(relu_fwd, relu_bwd), STORED),
-    "sigmoid": (unary(sigmoid_fwd, sigmoid_bwd), STORED),
-    "tanh": (unary(tanh_fwd, tanh_bwd), STORED),
+    "activation": (activations, STORED),
     "batch_norm": (batch_norms, STORED),
     "batch_norm_pool": (batch_norm_pools, STORED),
     "head": (heads, GEMM),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from tritonnet.kernels.add import add_fwd
+from tritonnet.kernels.arithmetic import add_fwd
 from tritonnet.kernels.runtime import refuse
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from tritonnet.autograd import Context, Function, Tensor
-from tritonnet.kernels.add import add_fwd
-from tritonnet.kernels.mul import mul_fwd
+from tritonnet.kernels.arithmetic import add_fwd, mul_fwd
 from tritonnet.kernels.runtime import refuse
 from tritonnet.kernels.sum import sum_to
 

@@ -12,6 +12,7 @@ import torch
 
 from tritonnet.autograd import Function, Tensor
 from tritonnet.autograd.function import Context
+from tritonnet.kernels.arithmetic import mul_fwd
 from tritonnet.kernels.binary_cross_entropy import binary_cross_entropy_fwd
 from tritonnet.kernels.cross_entropy import cross_entropy_fwd
 from tritonnet.kernels.dice_loss import dice_loss_bwd, dice_loss_fwd
@@ -19,7 +20,6 @@ from tritonnet.kernels.distance import distance_fwd
 from tritonnet.kernels.focal_loss import focal_loss_fwd
 from tritonnet.kernels.loss import loss_bwd
 from tritonnet.kernels.mse_loss import mse_loss_fwd
-from tritonnet.kernels.mul import mul_fwd
 from tritonnet.kernels.runtime import refuse
 
 __all__ = [

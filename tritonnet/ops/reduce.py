@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from tritonnet.autograd import Context, Function, Tensor
-from tritonnet.kernels.mul import expand
+from tritonnet.kernels.arithmetic import expand
 from tritonnet.kernels.runtime import refuse
 from tritonnet.kernels.sum import sum_fwd
 from tritonnet.ops.shape import buffer_dim, reshape
