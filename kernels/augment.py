@@ -20,8 +20,9 @@ import torch
 import triton
 import triton.language as tl
 
+from tritonnet.kernels.pointwise import FLOATS, flat_tile
 from tritonnet.kernels.random import cos_sin
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, empty, flat, launch, refuse
+from tritonnet.kernels.runtime import check_dtype, empty, flat, launch, refuse
 
 __all__ = ["PARAMETERS", "augment_fwd"]
 
@@ -149,11 +150,11 @@ def augment_fwd(
     for name, buffer in (("images", x), ("masks", mask), *((name, given[0]) for name, given in wanted.items())):
         flat(op, name, buffer)
     y, t = empty((n, h, w, c), dtype), empty((n, h, w), torch.uint8)
-    check_dtype(op, "dtype", y, (torch.float32, torch.bfloat16, torch.float16))
-    block = 65536 if INTERPRET else 256
+    check_dtype(op, "dtype", y, FLOATS)
+    tiles, tile = flat_tile(n * h * w, 256)
     launch(
-        _augment_fwd_kernel, (cdiv(n * h * w, block),), x, mask, parameters, grid, keys, mean, rstd, y, t,
+        _augment_fwd_kernel, tiles, x, mask, parameters, grid, keys, mean, rstd, y, t,
         n * h * w, h, w, c, 0 if grid is None else grid.shape[-1], float(scale),
-        PARAMETERS=PARAMETERS, ELASTIC=grid is not None, NOISE=keys is not None, BLOCK=block, num_warps=4,
+        PARAMETERS=PARAMETERS, ELASTIC=grid is not None, NOISE=keys is not None, **tile,
     )  # fmt: skip
     return y, t

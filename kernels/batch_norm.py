@@ -27,6 +27,7 @@ from tritonnet.kernels.batch_norm_stats import (
     APPLY,
     OP,
     REDUCE,
+    STAGES,
     Running,
     batch_norm_merge,
     batch_norm_stats,
@@ -202,12 +203,24 @@ def batch_norm_fwd(
     if check_image("out", y) != (N, H, W, C):
         refuse(OP, f"out must have the input's buffer shape {(N, H, W, C)}, got {tuple(y.shape)}")
     pixels = N * H * W
-    tile = pick_tile(pixels, C, 4096, APPLY)
+    grid, tile = pick_tile(pixels, C, 4096, APPLY)
     launch(
-        _batch_norm_fwd_kernel, (tile.programs, cdiv(C, tile.channels)),
-        x, mean, var, w, b, y, pixels, C, pitch(x), pitch(y), float(eps),
-        RELU=relu, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
-    )  # fmt: skip
+        _batch_norm_fwd_kernel,
+        grid,
+        x,
+        mean,
+        var,
+        w,
+        b,
+        y,
+        pixels,
+        C,
+        pitch(x),
+        pitch(y),
+        float(eps),
+        RELU=relu,
+        **tile,
+    )
     return y
 
 
@@ -219,7 +232,7 @@ def merge_sums(tile_dw: torch.Tensor, tile_db: torch.Tensor) -> tuple[torch.Tens
     launch(
         _batch_norm_bwd_merge_kernel, (cdiv(C, block_c),),
         tile_dw, tile_db, dw, db, tiles, C,
-        BLOCK_T=min(512, next_power_of_2(max(tiles, 1))), BLOCK_C=block_c, num_warps=8,
+        BLOCK_T=min(512, next_power_of_2(tiles)), BLOCK_C=block_c, num_warps=8,
     )  # fmt: skip
     return dw, db
 
@@ -255,19 +268,17 @@ def batch_norm_bwd(
         refuse(OP, f"the gradient must have the input's buffer shape {(N, H, W, C)}, got {tuple(dy.shape)}")
     pixels = N * H * W
     if sums is None:
-        tile = pick_tile(pixels, C, 2048, REDUCE)
-        sums = empty((tile.programs, C), torch.float32), empty((tile.programs, C), torch.float32)
+        grid, tile = pick_tile(pixels, C, 2048, REDUCE)
+        sums = empty((grid[0], C), torch.float32), empty((grid[0], C), torch.float32)
         launch(
-            _batch_norm_bwd_stats_kernel, (tile.programs, cdiv(C, tile.channels)),
-            dy, x, mean, var, w, b, *sums, pixels, C, pitch(dy), pitch(x), float(eps),
-            RELU=relu, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, STAGES=tile.num_stages, num_warps=tile.num_warps,
+            _batch_norm_bwd_stats_kernel, grid, dy, x, mean, var, w, b, *sums, pixels, C, pitch(dy), pitch(x), float(eps),
+            RELU=relu, STAGES=STAGES, **tile,
         )  # fmt: skip
     dw, db = merge_sums(*sums)
     dx = empty((N, H, W, C), x.dtype)
-    tile = pick_tile(pixels, C, 2048, APPLY)
+    grid, tile = pick_tile(pixels, C, 2048, APPLY)
     launch(
-        _batch_norm_bwd_kernel, (tile.programs, cdiv(C, tile.channels)),
-        dy, x, mean, var, w, b, dw, db, dx, pixels, C, pitch(dy), pitch(x), float(eps),
-        RELU=relu, TRAINING=training, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+        _batch_norm_bwd_kernel, grid, dy, x, mean, var, w, b, dw, db, dx, pixels, C, pitch(dy), pitch(x), float(eps),
+        RELU=relu, TRAINING=training, **tile,
     )  # fmt: skip
     return dx, dw, db

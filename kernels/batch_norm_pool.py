@@ -200,11 +200,10 @@ def batch_norm_pool_fwd(
         refuse(OP, f"out must be {(N, H, W, C)} of the input's {x.dtype}, got {tuple(y.shape)} of {y.dtype}")
     z = empty((N, H // 2, W // 2, C), x.dtype)
     windows = N * cdiv(H, 2) * cdiv(W, 2)
-    tile = pick_tile(windows, C, 2048, APPLY)
+    grid, tile = pick_tile(windows, C, 2048, APPLY)
     launch(
-        _batch_norm_pool_fwd_kernel, (tile.programs, cdiv(C, tile.channels)),
-        x, mean, var, w, b, y, z, windows, H, W, cdiv(H, 2), cdiv(W, 2), C, pitch(x), pitch(y), float(eps),
-        BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+        _batch_norm_pool_fwd_kernel, grid,
+        x, mean, var, w, b, y, z, windows, H, W, cdiv(H, 2), cdiv(W, 2), C, pitch(x), pitch(y), float(eps), **tile,
     )  # fmt: skip
     return y, z
 
@@ -240,19 +239,14 @@ def batch_norm_pool_bwd(
     rows, columns = cdiv(H, 2), cdiv(W, 2)
     windows = N * rows * columns
     sizes = (H, W, rows, columns, C, pitch(dy) if dy is not None else C, pitch(dz), pitch(x), float(eps))
-    tile = pick_tile(windows, C, 512, REDUCE)
-    tile_dw, tile_db = (empty((tile.programs, C), torch.float32) for _ in range(2))
-    launch(
-        _batch_norm_pool_bwd_stats_kernel, (tile.programs, cdiv(C, tile.channels)),
-        dy, dz, x, mean, var, w, b, tile_dw, tile_db, windows, *sizes,
-        BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
-    )  # fmt: skip
-    dw, db = merge_sums(tile_dw, tile_db)
+    grid, tile = pick_tile(windows, C, 512, REDUCE)
+    sums = empty((grid[0], C), torch.float32), empty((grid[0], C), torch.float32)
+    launch(_batch_norm_pool_bwd_stats_kernel, grid, dy, dz, x, mean, var, w, b, *sums, windows, *sizes, **tile)
+    dw, db = merge_sums(*sums)
     dx = empty((N, H, W, C), x.dtype)
-    tile = pick_tile(windows, C, 512, APPLY)
+    grid, tile = pick_tile(windows, C, 512, APPLY)
     launch(
-        _batch_norm_pool_bwd_kernel, (tile.programs, cdiv(C, tile.channels)),
-        dy, dz, x, mean, var, w, b, dw, db, dx, windows, N * H * W, *sizes,
-        TRAINING=training, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+        _batch_norm_pool_bwd_kernel, grid, dy, dz, x, mean, var, w, b, dw, db, dx, windows, N * H * W, *sizes,
+        TRAINING=training, **tile,
     )  # fmt: skip
     return dx, dw, db

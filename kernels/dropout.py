@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import runtime
-from tritonnet.kernels.pointwise import plane
+from tritonnet.kernels.pointwise import flat_tile, plane
 from tritonnet.kernels.random import COUNTER_WIDTH, philox
-from tritonnet.kernels.runtime import INTERPRET, cdiv, launch
+from tritonnet.kernels.runtime import cdiv, launch
 
 __all__ = ["dropout"]
 
@@ -53,9 +53,9 @@ def dropout(x: torch.Tensor, state: torch.Tensor, p: float) -> torch.Tensor:
     """
     loop = plane("dropout", x=x)
     y = runtime.empty(tuple(x.shape), x.dtype)
-    block = 16384 if INTERPRET else 512
+    grid, tile = flat_tile(cdiv(x.numel(), COUNTER_WIDTH), 512)
     launch(
-        _dropout_kernel, (cdiv(x.numel(), COUNTER_WIDTH * block),), x, state, y, x.numel(), *loop.plane[1:],
-        float(p), 1.0 / (1.0 - p) if p < 1.0 else 0.0, FLAT=x.is_contiguous(), BLOCK=block,
+        _dropout_kernel, grid, x, state, y, x.numel(), *loop.plane[1:], float(p), 1.0 / (1.0 - p) if p < 1.0 else 0.0,
+        FLAT=x.is_contiguous(), **tile,
     )  # fmt: skip
     return y

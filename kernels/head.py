@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.batch_norm import Norm, coefficients, feedback, merge_sums, relu
-from tritonnet.kernels.batch_norm_stats import APPLY, REDUCE, check_image, check_vectors
+from tritonnet.kernels.batch_norm_stats import APPLY, REDUCE, STAGES, check_image, check_vectors
 from tritonnet.kernels.conv2d_gather import dot, products, split_sum
 from tritonnet.kernels.runtime import (
     INTERPRET,
@@ -215,7 +215,7 @@ def head_bwd(
     parts, total = empty((programs, K * C + K), torch.float32), empty((K * C + K,), torch.float32)
     launch(
         _head_bwd_stats_kernel, (programs,), dy, x, *norm.buffers, w, *sums, parts,
-        pixels, C, K, pitch(dy), pitch(x), norm.eps, **products(x, tf32), **blocks, STAGES=3,
+        pixels, C, K, pitch(dy), pitch(x), norm.eps, **products(x, tf32), **blocks, STAGES=STAGES,
     )  # fmt: skip
     dscale, dshift = merge_sums(*sums)
     split_sum(parts, total)

@@ -12,7 +12,7 @@ import triton.language as tl
 
 from tritonnet.kernels import runtime
 from tritonnet.kernels.pointwise import image_index, image_tile
-from tritonnet.kernels.runtime import cdiv, image, launch, pitch, refuse
+from tritonnet.kernels.runtime import image, launch, pitch, refuse
 
 __all__ = ["pad_fwd"]
 
@@ -54,9 +54,6 @@ def pad_fwd(
     y = runtime.empty((n, p, q, c), x.dtype) if out is None else out
     if image("pad", "out", y) != (n, p, q, c) or y.dtype != x.dtype:
         refuse("pad", f"out must be {(n, p, q, c)} of {x.dtype}, got {tuple(y.shape)} of {y.dtype}")
-    programs, tile = image_tile(p, q, c)
-    launch(
-        _pad_fwd_kernel, (n * programs, cdiv(c, tile["BLOCK_C"])), x, y, h, w, p, q, c, pitch(x), pitch(y), top, left,
-        float(value), **tile,
-    )  # fmt: skip
+    grid, tile = image_tile(n, p, q, c)
+    launch(_pad_fwd_kernel, grid, x, y, h, w, p, q, c, pitch(x), pitch(y), top, left, float(value), **tile)
     return y

@@ -13,7 +13,7 @@ has stride 0. Dimensions are listed outermost first and missing ones have size 1
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 import triton
@@ -23,7 +23,8 @@ from tritonnet.kernels import runtime
 from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, launch, next_power_of_2, refuse
 
 __all__ = [
-    "FLOATS", "Walk", "broadcast", "image_index", "image_tile", "offset", "plane", "pointwise", "tile_index", "walk",
+    "FLOATS", "Walk", "broadcast", "flat_tile", "image_index", "image_tile", "offset", "pixel_tile", "plane", "pointwise",
+    "tile_index", "walk",
 ]  # fmt: skip
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -64,18 +65,18 @@ class Walk:
 
     sizes: tuple[int, int, int, int]  # rows, D1, D2, columns
     strides: tuple[tuple[int, int, int, int], ...]
-    block_m: int
-    block_c: int
 
-    @property
+    @cached_property
+    def tile(self) -> dict[str, int]:
+        """The constexpr arguments: 2048 elements, as wide in columns as they go."""
+        elements = 65536 if INTERPRET else 2048
+        block_c = min(next_power_of_2(self.sizes[3]), elements)
+        return {"BLOCK_M": min(next_power_of_2(self.sizes[0]), elements // block_c), "BLOCK_C": block_c}
+
+    @cached_property
     def grid(self) -> tuple[int]:
         """One program a tile."""
-        return (cdiv(self.sizes[0], self.block_m) * cdiv(self.sizes[3], self.block_c),)
-
-    @property
-    def tile(self) -> dict[str, int]:
-        """The constexpr arguments."""
-        return {"BLOCK_M": self.block_m, "BLOCK_C": self.block_c, "num_warps": 4}
+        return (cdiv(self.sizes[0], self.tile["BLOCK_M"]) * cdiv(self.sizes[3], self.tile["BLOCK_C"]),)
 
     @property
     def plane(self) -> tuple[int, ...]:
@@ -85,7 +86,7 @@ class Walk:
 
 @lru_cache(maxsize=4096)
 def walk(op: str, sizes: tuple[int, ...], *strides: tuple[int, ...]) -> Walk:
-    """Merge dimensions and choose a tile of 2048 elements, as wide in columns as they go.
+    """Merge what dimensions can be merged.
 
     Args:
         op: names the op in a refusal.
@@ -109,11 +110,8 @@ def walk(op: str, sizes: tuple[int, ...], *strides: tuple[int, ...]) -> Walk:
     columns, column_steps = dims.pop() if dims else (1, zeros)
     dims += [(1, zeros)] * (3 - len(dims))
     rows = dims[0][0] * dims[1][0] * dims[2][0]
-    elements = 65536 if INTERPRET else 2048
-    block_c = min(next_power_of_2(max(columns, 1)), elements)
-    block_m = min(next_power_of_2(max(rows, 1)), elements // block_c)
     laid = tuple(zip(*(steps for _, steps in dims), column_steps, strict=True))
-    return Walk((rows, dims[1][0], dims[2][0], columns), laid, block_m, block_c)
+    return Walk((rows, dims[1][0], dims[2][0], columns), laid)
 
 
 def plane(op: str, **buffers: torch.Tensor) -> Walk:
@@ -135,14 +133,34 @@ def plane(op: str, **buffers: torch.Tensor) -> Walk:
     return loop
 
 
-def image_tile(P: int, Q: int, C: int) -> tuple[int, dict[str, int]]:
-    """Programs for one image of P x Q pixels and C channels, and the tile: some pixels of a row, many channels."""
+def flat_tile(elements: int, block: int = 2048) -> tuple[tuple[int], dict[str, int]]:
+    """Grid and tile of a kernel over elements in a row, `block` a program."""
+    block = 65536 if INTERPRET else block
+    return (cdiv(elements, block),), {"BLOCK": block}
+
+
+def pixel_tile(pixels: int, channels: int, elements: int = 2048) -> tuple[tuple[int, int], dict[str, int]]:
+    """Grid and tile of a kernel over pixels and channels: up to `elements` a program, in rows of up to 128 channels.
+
+    A row is the largest power of two that divides `channels` where that is 32 or more.
+    """
+    divisor = min(channels & -channels, 128)
+    block_c = divisor if divisor >= 32 else min(next_power_of_2(channels), 128)
+    # channels that are no vectors take an address each, and those take registers
+    block_m = elements // (2 if channels % 8 else 1) // block_c
+    if INTERPRET:  # an operation costs 30 us whatever its size
+        block_m = min(65536 // block_c, next_power_of_2(pixels))
+    return (cdiv(pixels, block_m), cdiv(channels, block_c)), {"BLOCK_M": block_m, "BLOCK_C": block_c}
+
+
+def image_tile(N: int, P: int, Q: int, C: int) -> tuple[tuple[int, int], dict[str, int]]:
+    """Grid and tile of a kernel over images in their rows and columns: some pixels of a row, many channels a program."""
     elements = 65536 if INTERPRET else 2048
     block_c = min(next_power_of_2(C), 1024 if INTERPRET else 128)
-    block_q = min(next_power_of_2(max(Q, 1)), max(elements // block_c, 1))
-    block_p = min(next_power_of_2(max(P, 1)), max(elements // (block_c * block_q), 1))
-    tile = {"BLOCK_P": block_p, "BLOCK_Q": block_q, "BLOCK_C": block_c, "num_warps": 4}
-    return cdiv(P, block_p) * cdiv(Q, block_q), tile
+    block_q = min(next_power_of_2(Q), max(elements // block_c, 1))
+    block_p = min(next_power_of_2(P), max(elements // (block_c * block_q), 1))
+    grid = N * cdiv(P, block_p) * cdiv(Q, block_q), cdiv(C, block_c)
+    return grid, {"BLOCK_P": block_p, "BLOCK_Q": block_q, "BLOCK_C": block_c}
 
 
 def broadcast(op: str, *operands: torch.Tensor) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:

@@ -15,8 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels.pointwise import FLOATS
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, empty, flat, launch
+from tritonnet.kernels.pointwise import FLOATS, flat_tile
+from tritonnet.kernels.runtime import cdiv, check_dtype, empty, flat, launch
 
 __all__ = ["COUNTER_WIDTH", "cos_sin", "normal", "philox", "take", "uniform"]
 
@@ -119,7 +119,6 @@ def _fill(
 ) -> torch.Tensor:
     check_dtype(op, "y", y, FLOATS)
     n = flat(op, "y", y)
-    counters = cdiv(n, COUNTER_WIDTH)
-    block = 65536 if INTERPRET else 512
-    launch(kernel, (cdiv(counters, block),), y, state, n, float(first), float(second), BLOCK=block, num_warps=4)
+    grid, tile = flat_tile(cdiv(n, COUNTER_WIDTH), 512)
+    launch(kernel, grid, y, state, n, float(first), float(second), **tile)
     return y

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import torch
 
 __all__ = [
-    "INTERPRET", "Refused", "arch", "cdiv", "check_dtype", "device", "empty", "flat", "image", "launch", "logical",
-    "multiprocessors", "next_power_of_2", "observing", "pitch", "recording", "refuse", "zeros",
+    "INTERPRET", "Refused", "arch", "cdiv", "check_buffer", "check_dtype", "device", "empty", "flat", "image", "launch",
+    "logical", "multiprocessors", "next_power_of_2", "observing", "pitch", "recording", "refuse", "zeros",
 ]  # fmt: skip
 
 notice = ""  # printed once, before the first launch
@@ -156,6 +156,16 @@ def check_dtype(op: str, name: str, x: torch.Tensor, allowed: tuple[torch.dtype,
     if x.dtype not in allowed:
         wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
         refuse(op, f"{name} must be {wanted}, got {str(x.dtype).removeprefix('torch.')}")
+
+
+def check_buffer(
+    op: str, name: str, x: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], what: str = ""
+) -> None:
+    """Raise `Refused` unless `x` is contiguous, on this device, of that dtype and of that shape, which `what` explains."""
+    check_dtype(op, name, x, (dtype,))
+    flat(op, name, x)
+    if tuple(x.shape) != shape:
+        refuse(op, f"{name} must have shape {shape}{what}, got {tuple(x.shape)}")
 
 
 # --- launches -------------------------------------------------------------------------------------------------------

@@ -12,31 +12,23 @@ algorithm 3). Deterministic. Cost: memory-bound; forward reads x, writes y; back
 above a tile are read twice).
 """
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 
 from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, flat, image, launch, next_power_of_2, pitch, refuse
 
-__all__ = ["Tile", "pick_tile", "row_totals", "rows", "softmax_bwd", "softmax_fwd"]
+__all__ = ["load_rows", "row_tile", "row_totals", "rows", "softmax_bwd", "softmax_fwd"]
 
 
-@dataclass(frozen=True)
-class Tile:
-    """Rows and channels a program holds at once."""
+def row_tile(rows: int, channels: int, elements: int = 1024) -> tuple[tuple[int], dict[str, int]]:
+    """Grid and tile of a kernel over rows of channels: all channels of a row up to 4096, then blocks of 4096.
 
-    rows: int
-    channels: int
-    num_warps: int
-
-
-def pick_tile(channels: int) -> Tile:
-    """Four elements a thread (eight spill at 3 channels): all channels up to 4096, then blocks of 4096."""
-    block = min(next_power_of_2(channels), 4096)
-    elements = 65536 if INTERPRET else 1024
-    return Tile(max(1, elements // block), block, 8)
+    By default four elements a thread (eight spill at 3 channels).
+    """
+    block_c = min(next_power_of_2(channels), 4096)
+    block_m = max(1, (65536 if INTERPRET else elements) // block_c)
+    return (cdiv(rows, block_m),), {"BLOCK_M": block_m, "BLOCK_C": block_c, "num_warps": 8}
 
 
 def rows(op: str, name: str, x: torch.Tensor) -> tuple[int, int, int]:
@@ -147,11 +139,8 @@ def softmax_fwd(x: torch.Tensor, *, log: bool = False) -> torch.Tensor:
     """
     m, c, x_pitch = rows("softmax", "x", x)
     y = empty(tuple(x.shape), x.dtype)
-    tile = pick_tile(c)
-    launch(
-        _softmax_fwd_kernel, (cdiv(m, tile.rows),), x, y, m,
-        C=c, X_PITCH=x_pitch, LOG=log, BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.num_warps,
-    )  # fmt: skip
+    grid, tile = row_tile(m, c)
+    launch(_softmax_fwd_kernel, grid, x, y, m, C=c, X_PITCH=x_pitch, LOG=log, **tile)
     return y
 
 
@@ -174,10 +163,6 @@ def softmax_bwd(dy: torch.Tensor, y: torch.Tensor, *, log: bool = False) -> torc
     m, c, y_pitch = rows("softmax", "y", y)
     _, _, dy_pitch = rows("softmax", "dy", dy)
     dx = empty(tuple(y.shape), y.dtype)
-    tile = pick_tile(c)
-    launch(
-        _softmax_bwd_kernel, (cdiv(m, tile.rows),), dy, y, dx, m,
-        C=c, DY_PITCH=dy_pitch, Y_PITCH=y_pitch, LOG=log, BLOCK_M=tile.rows, BLOCK_C=tile.channels,
-        num_warps=tile.num_warps,
-    )  # fmt: skip
+    grid, tile = row_tile(m, c)
+    launch(_softmax_bwd_kernel, grid, dy, y, dx, m, C=c, DY_PITCH=dy_pitch, Y_PITCH=y_pitch, LOG=log, **tile)
     return dx

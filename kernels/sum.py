@@ -97,11 +97,11 @@ def sum_fwd(x: Buffer, dims: Sequence[int], scale: float = 1.0, dtype: torch.dty
     elements = 65536 if INTERPRET else 4096
     warps = 8 if arch() == "sm_120" else 4  # where 4 would spill
     if inner_kept:  # neighbouring lanes read neighbouring outputs
-        block_o = min(next_power_of_2(max(outputs, 1)), 1024 if INTERPRET else 64)
-        block_r = min(next_power_of_2(max(terms, 1)), elements // block_o)
+        block_o = min(next_power_of_2(outputs), 1024 if INTERPRET else 64)
+        block_r = min(next_power_of_2(terms), elements // block_o)
     else:
-        block_r = min(next_power_of_2(max(terms, 1)), elements)
-        block_o = min(next_power_of_2(max(outputs, 1)), elements // block_r)
+        block_r = min(next_power_of_2(terms), elements)
+        block_o = min(next_power_of_2(outputs), elements // block_r)
     splits = min(cdiv(8 * multiprocessors(), max(cdiv(outputs, block_o), 1)), max(cdiv(terms, block_r), 1))
     span = cdiv(cdiv(terms, splits), block_r) * block_r
     splits = cdiv(terms, span) if terms else 1

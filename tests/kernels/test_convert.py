@@ -75,7 +75,7 @@ def test_cast_is_a_copy() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("source", [torch.uint8, torch.int32, torch.float32])
-@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 1, 1), (1, 3, 3, 130), (0, 4, 4, 3)])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (2, 5, 7, 1), (1, 1, 1, 1), (1, 3, 3, 130), (0, 4, 4, 3)])
 def test_image_input(shape: tuple[int, ...], source: torch.dtype, dtype: torch.dtype) -> None:
     x = (randn(*shape) * 50 + 128).clamp(0, 255).to(source)
     mean, rstd = randn(shape[3], seed=1), randn(shape[3], seed=2).abs() + 1

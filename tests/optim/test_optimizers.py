@@ -109,7 +109,7 @@ def test_step_is_skipped_while_the_flag_is_up(case: str) -> None:
     for step in range(4):
         give(params, [], step)
         # the first and the third step fail: as if they had not been
-        fault.flag().fill_(fault.LOSS if step in (0, 2) else 0)
+        fault.flag().fill_(fault.LOSS.value if step in (0, 2) else 0)
         before = [p.data.clone() for p in params]
         ours.step()
         assert all(torch.equal(p.data, b) for p, b in zip(params, before, strict=True)) == (step in (0, 2))
