@@ -7,7 +7,6 @@ from functools import partial
 import torch
 
 from tritonnet.kernels.activation import FUNCTIONS, activation_bwd, activation_fwd
-from tritonnet.kernels.adagrad import adagrad_step
 from tritonnet.kernels.adam import adam_step
 from tritonnet.kernels.argmax import argmax_fwd
 from tritonnet.kernels.arithmetic import add_fwd, expand, mul_fwd
@@ -30,13 +29,13 @@ from tritonnet.kernels.distance import distance_fwd
 from tritonnet.kernels.dropout import dropout
 from tritonnet.kernels.fill import fill
 from tritonnet.kernels.focal_loss import focal_loss_fwd
+from tritonnet.kernels.gradient_descent import descent_step
 from tritonnet.kernels.head import head_bwd, head_fwd
 from tritonnet.kernels.loss import loss_bwd
 from tritonnet.kernels.max_pool2d import max_pool2d_bwd, max_pool2d_fwd
 from tritonnet.kernels.mse_loss import mse_loss_fwd
 from tritonnet.kernels.pad import pad_fwd
 from tritonnet.kernels.random import normal, take, uniform
-from tritonnet.kernels.sgd import sgd_step
 from tritonnet.kernels.softmax import softmax_bwd, softmax_fwd
 from tritonnet.kernels.sum import pixel_sum, sum_fwd, sum_to
 from tritonnet.kernels.tensor_table import Tables
@@ -328,15 +327,16 @@ def optimizers(p: Precision) -> None:
             Tables(), weights, weights, weights, weights, steps, lows, buffer(1)[0],
             betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, decoupled=decoupled,
         )  # fmt: skip
+    nothing = [None] * 3
     for momentum, dampening, nesterov in ((0.0, 0.0, False), (0.9, 0.1, False), (0.9, 0.0, True)):
-        sgd_step(
-            Tables(), weights, weights, weights if momentum else [None] * 3, steps if dampening else [None] * 3, lows,
-            buffer(1)[0], momentum=momentum, dampening=dampening, weight_decay=0.01, nesterov=nesterov,
+        descent_step(
+            Tables(), weights, weights, nothing, nothing, weights if momentum else nothing, steps if dampening else nothing,
+            lows, buffer(1)[0], weight_decay=0.01, momentum=momentum, dampening=dampening, nesterov=nesterov,
         )  # fmt: skip
     for alpha, momentum, centered in ((None, 0.0, False), (0.99, 0.0, False), (0.99, 0.9, True)):
-        adagrad_step(
-            Tables(), weights, weights, weights, weights if centered else [None] * 3, weights if momentum else [None] * 3,
-            steps, lows, buffer(1)[0], alpha=alpha, lr_decay=0.1, eps=1e-8, weight_decay=0.01, momentum=momentum,
+        descent_step(
+            Tables(), weights, weights, weights, weights if centered else nothing, weights if momentum else nothing, steps,
+            lows, buffer(1)[0], weight_decay=0.01, alpha=alpha, lr_decay=0.1, eps=1e-8, momentum=momentum,
         )  # fmt: skip
 
 

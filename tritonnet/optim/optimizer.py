@@ -16,6 +16,7 @@ from tritonnet.kernels.convert import cast
 from tritonnet.kernels.fill import fill
 from tritonnet.kernels.runtime import refuse
 from tritonnet.kernels.tensor_table import Tables
+from tritonnet.nn.layers import only
 
 __all__ = ["Optimizer"]
 
@@ -69,10 +70,12 @@ class Optimizer:
         raise NotImplementedError
 
     def check(self, group: Group) -> None:
-        """Raise `Refused` where a setting is out of range."""
-        for name in ("lr", "weight_decay"):
-            if not isinstance(group[name], int | float) or not group[name] >= 0.0:
-                refuse(self._name, f"{name} must be a number, at least 0, got {group[name]!r}")
+        """Raise `Refused` where a setting is out of range or not there."""
+        only(self._name, maximize=(group.get("maximize", False), False))
+        for name in ("lr", "weight_decay", "eps", "momentum", "lr_decay", "initial_accumulator_value"):
+            value = group.get(name, 0.0)
+            if not isinstance(value, int | float) or not value >= 0.0:
+                refuse(self._name, f"{name} must be a number, at least 0, got {value!r}")
 
     # --- stepping ---
 
@@ -154,9 +157,10 @@ class Optimizer:
             return cast(gradient, torch.float32)
         return gradient
 
-    def column(self, params: list[Tensor], slot: str) -> list[Buffer]:
-        """The buffers of one slot."""
-        return [self.state[p][slot].data for p in params]
+    def column(self, group: Group, params: list[Tensor], slot: str) -> list[Buffer | None]:
+        """The buffers of one slot of parameters of `group`; None each if they have no such slot."""
+        has = slot in self.slots(group)
+        return [self.state[p][slot].data if has else None for p in params]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters, or make them zero."""
