@@ -22,7 +22,7 @@ import triton.language as tl
 
 from tritonnet.kernels.pointwise import FLOATS, flat_tile
 from tritonnet.kernels.random import cos_sin
-from tritonnet.kernels.runtime import check_dtype, empty, flat, launch, refuse
+from tritonnet.kernels.runtime import check_buffer, check_dtype, empty, flat, launch, refuse
 
 __all__ = ["PARAMETERS", "augment_fwd"]
 
@@ -137,18 +137,16 @@ def augment_fwd(
     n, h, w, c = x.shape
     if n * h * w > 2**30:
         refuse(op, f"images must have at most 2**30 pixels (N*H*W), got {n * h * w}")
-    wanted = {"parameters": (parameters, torch.float32, (n, PARAMETERS)), "mean": (mean, torch.float32, (c,)),
-              "rstd": (rstd, torch.float32, (c,))}  # fmt: skip
+    check_buffer(op, "parameters", parameters, torch.float32, (n, PARAMETERS))
+    check_buffer(op, "mean", mean, torch.float32, (c,))
+    check_buffer(op, "rstd", rstd, torch.float32, (c,))
     if grid is not None:
-        wanted["grid"] = (grid, torch.float32, (n, 2, max(grid.shape[-1], 2), max(grid.shape[-1], 2)))
+        side = max(grid.shape[-1], 2)
+        check_buffer(op, "grid", grid, torch.float32, (n, 2, side, side))
     if keys is not None:
-        wanted["keys"] = (keys, torch.int64, (n,))
-    for name, (buffer, kind, shape) in wanted.items():
-        check_dtype(op, name, buffer, (kind,))
-        if tuple(buffer.shape) != shape:
-            refuse(op, f"{name} must have shape {shape}, got {tuple(buffer.shape)}")
-    for name, buffer in (("images", x), ("masks", mask), *((name, given[0]) for name, given in wanted.items())):
-        flat(op, name, buffer)
+        check_buffer(op, "keys", keys, torch.int64, (n,))
+    flat(op, "images", x)
+    flat(op, "masks", mask)
     y, t = empty((n, h, w, c), dtype), empty((n, h, w), torch.uint8)
     check_dtype(op, "dtype", y, FLOATS)
     tiles, tile = flat_tile(n * h * w, 256)

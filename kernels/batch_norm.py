@@ -23,24 +23,11 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels.batch_norm_stats import (
-    APPLY,
-    OP,
-    REDUCE,
-    STAGES,
-    Running,
-    batch_norm_merge,
-    batch_norm_stats,
-    check_image,
-    check_vectors,
-    pick_tile,
-)
-from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, launch, next_power_of_2, pitch, refuse
+from tritonnet.kernels.batch_norm_stats import APPLY, OP, REDUCE, STAGES, Running, check_image, check_vectors, pick_tile
+from tritonnet.kernels.pointwise import FLOATS
+from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, image_of, launch, next_power_of_2, pitch
 
-__all__ = [
-    "Norm", "Running", "batch_norm_bwd", "batch_norm_fwd", "batch_norm_merge", "batch_norm_stats", "coefficients",
-    "feedback", "merge_sums", "relu",
-]  # fmt: skip
+__all__ = ["Norm", "Running", "batch_norm_bwd", "batch_norm_fwd", "coefficients", "feedback", "merge_sums", "relu"]
 
 
 @dataclass(frozen=True)
@@ -199,9 +186,7 @@ def batch_norm_fwd(
     """
     N, H, W, C = check_image("input", x)
     check_vectors(C, running_mean=mean, running_var=var, weight=w, bias=b)
-    y = empty((N, H, W, C), x.dtype) if out is None else out
-    if check_image("out", y) != (N, H, W, C):
-        refuse(OP, f"out must have the input's buffer shape {(N, H, W, C)}, got {tuple(y.shape)}")
+    y = empty((N, H, W, C), x.dtype) if out is None else image_of(OP, "out", out, (N, H, W, C), FLOATS)
     pixels = N * H * W
     grid, tile = pick_tile(pixels, C, 4096, APPLY)
     launch(
@@ -264,8 +249,7 @@ def batch_norm_bwd(
     """
     N, H, W, C = check_image("input", x)
     check_vectors(C, running_mean=mean, running_var=var, weight=w, bias=b)
-    if check_image("the gradient", dy) != (N, H, W, C):
-        refuse(OP, f"the gradient must have the input's buffer shape {(N, H, W, C)}, got {tuple(dy.shape)}")
+    image_of(OP, "the gradient", dy, (N, H, W, C), FLOATS)
     pixels = N * H * W
     if sums is None:
         grid, tile = pick_tile(pixels, C, 2048, REDUCE)

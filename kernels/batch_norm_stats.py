@@ -23,7 +23,17 @@ import triton.language as tl
 
 from tritonnet.kernels import runtime
 from tritonnet.kernels.pointwise import FLOATS, pixel_tile
-from tritonnet.kernels.runtime import cdiv, check_dtype, empty, flat, image, launch, multiprocessors, pitch, refuse
+from tritonnet.kernels.runtime import (
+    cdiv,
+    check_buffer,
+    check_dtype,
+    empty,
+    image,
+    launch,
+    multiprocessors,
+    pitch,
+    refuse,
+)
 
 __all__ = [
     "APPLY", "REDUCE", "STAGES", "Running", "batch_norm_merge", "batch_norm_stats", "check_image", "check_vectors",
@@ -151,9 +161,7 @@ def check_vectors(C: int, **vectors: torch.Tensor | None) -> None:
     """Refuse all but None and one float32 number a channel."""
     for name, vector in vectors.items():
         if vector is not None:
-            check_dtype(OP, name, vector, (torch.float32,))
-            if flat(OP, name, vector) != C or vector.dim() != 1:
-                refuse(OP, f"{name} must have shape ({C},), one number a channel, got {tuple(vector.shape)}")
+            check_buffer(OP, name, vector, torch.float32, (C,), ", one number a channel")
 
 
 def batch_norm_stats(x: torch.Tensor, running: Running | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,10 +205,7 @@ def batch_norm_merge(
     """
     tiles, C = mean.shape
     for name, x, shape in (("count", count, (tiles,)), ("mean", mean, (tiles, C)), ("m2", m2, (tiles, C))):
-        check_dtype(OP, name, x, (torch.float32,))
-        flat(OP, name, x)
-        if tuple(x.shape) != shape:
-            refuse(OP, f"{name} must have shape {shape}, got {tuple(x.shape)}")
+        check_buffer(OP, name, x, torch.float32, shape)
     arguments: tuple[torch.Tensor | None, ...] = (None, None, None)
     momentum = 0.0
     cumulative = False

@@ -148,9 +148,7 @@ def image_input(x: Buffer, mean: Buffer, rstd: Buffer, scale: float, dtype: torc
     n, h, w, c = image("image_input", "x", x)
     check_dtype("image_input", "x", x, (torch.uint8, torch.int32, torch.float32))
     for name, statistic in (("mean", mean), ("rstd", rstd)):
-        check_dtype("image_input", name, statistic, (torch.float32,))
-        if flat("image_input", name, statistic) != c:
-            refuse("image_input", f"{name} must have {c} elements, one a channel, got {statistic.numel()}")
+        runtime.check_buffer("image_input", name, statistic, torch.float32, (c,), ", one number a channel")
     y = runtime.empty((n, h, w, c), dtype)
     check_dtype("image_input", "dtype", y, FLOATS)
     loop = Walk((n * h * w, 1, 1, c), ())  # not merged: each channel has its mean

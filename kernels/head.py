@@ -18,21 +18,11 @@ import torch
 import triton
 import triton.language as tl
 
+from tritonnet.kernels import runtime
 from tritonnet.kernels.batch_norm import Norm, coefficients, feedback, merge_sums, relu
 from tritonnet.kernels.batch_norm_stats import APPLY, REDUCE, STAGES, check_image, check_vectors
 from tritonnet.kernels.conv2d_gather import dot, products, split_sum
-from tritonnet.kernels.runtime import (
-    INTERPRET,
-    cdiv,
-    check_dtype,
-    empty,
-    image,
-    launch,
-    multiprocessors,
-    next_power_of_2,
-    pitch,
-    refuse,
-)
+from tritonnet.kernels.runtime import cdiv, check_dtype, empty, image_of, launch, next_power_of_2, pitch, refuse
 
 __all__ = ["head_bwd", "head_fits", "head_fwd"]
 
@@ -155,9 +145,9 @@ def _cut(x: torch.Tensor, K: int, load: int) -> tuple[int, dict[str, int]]:
     block_c, block_k = max(16, next_power_of_2(C)), max(16, next_power_of_2(K))
     # products of float32 hold more of their operands in registers
     block_m = max(16, min(8192 // x.element_size() // block_c, 128 // x.element_size()))
-    if INTERPRET:
+    if runtime.INTERPRET:
         block_m = min(65536 // block_c, max(16, next_power_of_2(pixels)))
-    programs = min(cdiv(pixels, block_m), load * multiprocessors())
+    programs = min(cdiv(pixels, block_m), load * runtime.multiprocessors())
     return programs, {"BLOCK_M": block_m, "BLOCK_C": block_c, "BLOCK_K": block_k, "num_warps": 8}
 
 
@@ -207,9 +197,7 @@ def head_bwd(
         Refused: wrong shapes or dtypes.
     """
     pixels, C, K = _check(x, norm, w)
-    check_dtype("head", "the gradient", dy, (x.dtype,))
-    if image("head", "the gradient", dy) != (*x.shape[:3], K):
-        refuse("head", f"the gradient must have buffer shape {(*x.shape[:3], K)}, got {tuple(dy.shape)}")
+    image_of("head", "the gradient", dy, (*x.shape[:3], K), (x.dtype,))
     programs, blocks = _cut(x, K, REDUCE)
     sums = empty((programs, C), torch.float32), empty((programs, C), torch.float32)
     parts, total = empty((programs, K * C + K), torch.float32), empty((K * C + K,), torch.float32)

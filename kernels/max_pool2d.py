@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.pointwise import pixel_tile
-from tritonnet.kernels.runtime import cdiv, empty, flat, launch, pitch, refuse
+from tritonnet.kernels.runtime import cdiv, check_buffer, empty, launch, pitch
 from tritonnet.kernels.window import Pair, check_window, pixel_index
 
 __all__ = ["max_pool2d_bwd", "max_pool2d_fwd"]
@@ -135,9 +135,7 @@ def max_pool2d_bwd(
         Refused: shapes that do not belong together, or a size out of range.
     """
     (N, _, _, C, P, Q), window = check_window(OP, dy, kernel_size, stride, padding, (H, W))
-    flat(OP, "winner", winner)
-    if tuple(winner.shape) != (N, P, Q, C):
-        refuse(OP, f"winner must have the output's buffer shape {(N, P, Q, C)}, got {tuple(winner.shape)}")
+    check_buffer(OP, "winner", winner, winner.dtype, (N, P, Q, C))
     dx = empty((N, H, W, C), dy.dtype)
     if stride == kernel_size and padding == (0, 0):
         (R, S), rows, columns = kernel_size, cdiv(H, kernel_size[0]), cdiv(W, kernel_size[1])

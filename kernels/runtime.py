@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import torch
 
 __all__ = [
-    "INTERPRET", "Refused", "arch", "cdiv", "check_buffer", "check_dtype", "device", "empty", "flat", "image", "launch",
-    "logical", "multiprocessors", "next_power_of_2", "observing", "pitch", "recording", "refuse", "zeros",
+    "INTERPRET", "Refused", "arch", "cdiv", "check_buffer", "check_dtype", "device", "empty", "flat", "image", "image_of",
+    "launch",    "logical", "multiprocessors", "next_power_of_2", "observing", "pitch", "recording", "refuse", "zeros",
 ]  # fmt: skip
 
 notice = ""  # printed once, before the first launch
@@ -140,6 +140,16 @@ def image(op: str, name: str, x: torch.Tensor) -> tuple[int, int, int, int]:
     if x.numel() and (x.stride(3) != 1 or step < c or x.stride(1) != w * step or x.stride(0) != h * w * step):
         refuse(op, f"{name} must be channels-last with one pitch, got strides {tuple(x.stride())} for {tuple(x.shape)}")
     return n, h, w, c
+
+
+def image_of(
+    op: str, name: str, x: torch.Tensor, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...]
+) -> torch.Tensor:
+    """Check that `x` is an image buffer of that (N, H, W, C) shape and one of these dtypes, and return it."""
+    check_dtype(op, name, x, dtypes)
+    if image(op, name, x) != shape:
+        refuse(op, f"{name} must have buffer shape {shape}, got {tuple(x.shape)}")
+    return x
 
 
 def flat(op: str, name: str, x: torch.Tensor) -> int:

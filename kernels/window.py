@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.pointwise import FLOATS
-from tritonnet.kernels.runtime import check_dtype, image, refuse
+from tritonnet.kernels.runtime import check_dtype, image, image_of, refuse
 
 __all__ = ["Pair", "check_window", "pixel_index"]
 
@@ -40,9 +40,9 @@ def check_window(
     check_dtype(op, name, x, FLOATS)
     N, H, W, C = image(op, name, x)
     H, W = size or (H, W)
-    for name, pair, least in (("kernel_size", kernel_size, 1), ("stride", stride, 1), ("padding", padding, 0)):
+    for what, pair, least in (("kernel_size", kernel_size, 1), ("stride", stride, 1), ("padding", padding, 0)):
         if min(pair) < least:
-            refuse(op, f"{name} must be at least {least}, got {pair[0] if pair[0] == pair[1] else pair}")
+            refuse(op, f"{what} must be at least {least}, got {pair[0] if pair[0] == pair[1] else pair}")
     if any(2 * pad > size for pad, size in zip(padding, kernel_size, strict=True)):
         refuse(op, f"padding must be at most half of kernel_size {kernel_size}, got {padding}")
     P, Q = (
@@ -51,8 +51,8 @@ def check_window(
     )
     if P < 1 or Q < 1:
         refuse(op, f"kernel_size {kernel_size} must fit into the padded input of {H} x {W}, padding {padding}")
-    if size is not None and tuple(x.shape) != (N, P, Q, C):
-        refuse(op, f"the gradient must have the output's buffer shape {(N, P, Q, C)}, got {tuple(x.shape)}")
+    if size is not None:
+        image_of(op, name, x, (N, P, Q, C), FLOATS)
     (R, S), (STRIDE_H, STRIDE_W), (PAD_H, PAD_W) = kernel_size, stride, padding
     window = {"R": R, "S": S, "STRIDE_H": STRIDE_H, "STRIDE_W": STRIDE_W, "PAD_H": PAD_H, "PAD_W": PAD_W}
     return (N, H, W, C, P, Q), window

@@ -112,7 +112,9 @@ def test_refuses() -> None:
         "channels-last with one pitch": lambda: nhwc_to_nchw(x.permute(0, 3, 1, 2)),
         "must not be float64": lambda: cast(x, torch.float64),
         r"out must have shape \(5,\), got \(4,\)": lambda: copy(vector, randn(4)),
-        "mean must have 5 elements, one a channel, got 4": lambda: image_input(x, randn(4), vector, 1.0, torch.float32),
+        r"mean must have shape \(5,\), one number a channel, got \(4,\)": lambda: image_input(
+            x, randn(4), vector, 1.0, torch.float32
+        ),
         "x must be uint8 or int32 or float32, got float16": lambda: image_input(
             x.half(), vector, vector, 1.0, torch.float32
         ),

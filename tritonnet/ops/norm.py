@@ -3,8 +3,9 @@
 import torch
 
 from tritonnet.autograd import Context, Function, Tensor
-from tritonnet.kernels.batch_norm import Running, batch_norm_bwd, batch_norm_fwd, batch_norm_merge, batch_norm_stats
+from tritonnet.kernels.batch_norm import Running, batch_norm_bwd, batch_norm_fwd
 from tritonnet.kernels.batch_norm_pool import batch_norm_pool_bwd, batch_norm_pool_fwd
+from tritonnet.kernels.batch_norm_stats import batch_norm_merge, batch_norm_stats
 from tritonnet.kernels.convert import cast
 from tritonnet.kernels.runtime import refuse
 
