@@ -124,19 +124,7 @@ def avg_pool2d_bwd(
     dx = empty((N, H, W, C), dy.dtype)
     grid, tile = pixel_tile(N * H * W, C)
     launch(
-        _avg_pool2d_bwd_kernel,
-        grid,
-        dy,
-        dx,
-        N * H * W,
-        H,
-        W,
-        P,
-        Q,
-        C,
-        pitch(dy),
-        **window,
-        ALL=count_include_pad,
-        **tile,
-    )
+        _avg_pool2d_bwd_kernel, grid, dy, dx, N * H * W, H, W, P, Q, C, pitch(dy),
+        **window, ALL=count_include_pad, **tile,
+    )  # fmt: skip
     return dx

@@ -190,22 +190,9 @@ def batch_norm_fwd(
     pixels = N * H * W
     grid, tile = pick_tile(pixels, C, 4096, APPLY)
     launch(
-        _batch_norm_fwd_kernel,
-        grid,
-        x,
-        mean,
-        var,
-        w,
-        b,
-        y,
-        pixels,
-        C,
-        pitch(x),
-        pitch(y),
-        float(eps),
-        RELU=relu,
-        **tile,
-    )
+        _batch_norm_fwd_kernel, grid, x, mean, var, w, b, y, pixels, C, pitch(x), pitch(y), float(eps),
+        RELU=relu, **tile,
+    )  # fmt: skip
     return y
 
 

@@ -59,8 +59,7 @@ def _cross_entropy_indices_kernel(
 
 @triton.jit
 def _weighted_target(target_ptr, weight_ptr, m, c, M, target_pitch, C: tl.constexpr):
-    live = (m < M)[:, None] & (c < C)[None, :]
-    t = tl.load(target_ptr + m[:, None] * target_pitch + c[None, :], mask=live, other=0.0).to(tl.float32)
+    t = load_rows(target_ptr, m, c, M, target_pitch, C, 0, 0.0)
     if weight_ptr is not None:
         t *= tl.load(weight_ptr + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
     return t

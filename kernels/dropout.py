@@ -16,7 +16,7 @@ import triton.language as tl
 
 from tritonnet.kernels import runtime
 from tritonnet.kernels.pointwise import flat_tile, plane
-from tritonnet.kernels.random import COUNTER_WIDTH, philox
+from tritonnet.kernels.random import COUNTER_WIDTH, interleave, philox
 from tritonnet.kernels.runtime import cdiv, launch
 
 __all__ = ["dropout"]
@@ -29,11 +29,9 @@ def _dropout_kernel(
     FLAT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     i, u0, u1, u2, u3 = philox(state_ptr, BLOCK)
-    u = tl.interleave(tl.interleave(u0, u2), tl.interleave(u1, u3))  # [4 BLOCK]: element 4 i + k takes word k
-    i = tl.program_id(0).to(tl.int64) * (4 * BLOCK) + tl.arange(0, 4 * BLOCK)
     at = i if FLAT else i // columns * x0 + i % columns * x3
     x = tl.load(x_ptr + at, mask=i < n, other=0.0).to(tl.float32)
-    y = x * tl.where(u >= p, scale, 0.0)
+    y = x * tl.where(interleave(u0, u1, u2, u3) >= p, scale, 0.0)
     tl.store(y_ptr + i, y.to(y_ptr.dtype.element_ty), mask=i < n)
 
 

@@ -183,13 +183,10 @@ def broadcast(op: str, *operands: torch.Tensor) -> tuple[tuple[int, ...], list[t
     rank = max(len(sizes) for sizes, _ in logical)
     if rank > 4 and any(sizes != logical[0][0] for sizes, _ in logical):
         refuse(op, f"tensors that broadcast must have at most 4 dimensions, got {rank}")
-    shape = [1] * rank
-    for sizes, _ in logical:
-        for d, size in enumerate(sizes, start=rank - len(sizes)):
-            if size != 1 and shape[d] not in (1, size):
-                got = " and ".join(str(tuple(s)) for s, _ in logical)
-                refuse(op, f"shapes must broadcast, got {got}")
-            shape[d] = size if size != 1 else shape[d]
+    try:
+        shape = list(torch.broadcast_shapes(*(sizes for sizes, _ in logical)))
+    except RuntimeError:
+        refuse(op, f"shapes must broadcast, got {' and '.join(str(tuple(sizes)) for sizes, _ in logical)}")
     strides = []
     for sizes, steps in logical:
         missing = [0] * (rank - len(sizes))

@@ -64,8 +64,10 @@ def row_totals(x_ptr, m, M, x_pitch, C: tl.constexpr, BLOCK_M: tl.constexpr, BLO
 
 
 @triton.jit
-def load_rows(x_ptr, m, c, M, x_pitch, C: tl.constexpr, SIGMOID: tl.constexpr = 0):
-    """Channels `c` of rows `m` as fp32; -inf beyond C, 0 beyond M.
+def load_rows(
+    x_ptr, m, c, M, x_pitch, C: tl.constexpr, SIGMOID: tl.constexpr = 0, BEYOND: tl.constexpr = float("-inf")
+):
+    """Channels `c` of rows `m` as fp32; `BEYOND` beyond C, 0 beyond M.
 
     A sigmoid is a softmax over a logit of 0 and its own: with SIGMOID = 1 channel 0 is that 0, and channel 1 the
     buffer's only one.
@@ -74,7 +76,7 @@ def load_rows(x_ptr, m, c, M, x_pitch, C: tl.constexpr, SIGMOID: tl.constexpr = 
     if SIGMOID:
         live = live & (c > 0)[None, :]
     x = tl.load(x_ptr + m[:, None] * x_pitch + (c[None, :] - SIGMOID), mask=live, other=0.0).to(tl.float32)
-    return tl.where((c < C)[None, :], x, float("-inf"))
+    return tl.where((c < C)[None, :], x, BEYOND)
 
 
 @triton.jit
@@ -110,16 +112,15 @@ def _softmax_bwd_kernel(
     inner = tl.zeros((BLOCK_M,), tl.float32)
     for c0 in range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)  # [C]
-        live = (m < M)[:, None] & (c < C)[None, :]
-        dy = tl.load(dy_ptr + m[:, None] * DY_PITCH + c[None, :], mask=live, other=0.0).to(tl.float32)
-        y = tl.load(y_ptr + m[:, None] * Y_PITCH + c[None, :], mask=live, other=0.0).to(tl.float32)
+        dy = load_rows(dy_ptr, m, c, M, DY_PITCH, C, 0, 0.0)
+        y = load_rows(y_ptr, m, c, M, Y_PITCH, C, 0, 0.0)
         inner += tl.sum(dy if LOG else dy * y, 1)
     for c0 in range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
         live = (m < M)[:, None] & (c < C)[None, :]
         if C > BLOCK_C:
-            dy = tl.load(dy_ptr + m[:, None] * DY_PITCH + c[None, :], mask=live, other=0.0).to(tl.float32)
-            y = tl.load(y_ptr + m[:, None] * Y_PITCH + c[None, :], mask=live, other=0.0).to(tl.float32)
+            dy = load_rows(dy_ptr, m, c, M, DY_PITCH, C, 0, 0.0)
+            y = load_rows(y_ptr, m, c, M, Y_PITCH, C, 0, 0.0)
         dx = dy - tl.exp(y) * inner[:, None] if LOG else y * (dy - inner[:, None])
         tl.store(dx_ptr + m[:, None] * C + c[None, :], dx.to(dx_ptr.dtype.element_ty), mask=live)
 
