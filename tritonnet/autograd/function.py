@@ -104,14 +104,9 @@ class Function:
     @classmethod
     def apply(cls, *inputs: "Tensor | None", **constants: Any) -> Any:
         """Run forward on the inputs' buffers and record the operation if a gradient may be wanted."""
-        from tritonnet.autograd.tensor import Tensor
+        from tritonnet.autograd.tensor import Tensor, check_tensors
 
-        for t in inputs:
-            if t is not None and not isinstance(t, Tensor):
-                refuse(
-                    cls.name,
-                    f"inputs must be tritonnet Tensors, got {type(t).__name__}; use tn.from_numpy or tn.from_torch",
-                )
+        check_tensors(cls.name, **{f"input {i}": t for i, t in enumerate(inputs) if t is not None})
         needs = tuple(_enabled and t is not None and t.requires_grad for t in inputs)
         ctx = Context(needs)
         out = cls.forward(ctx, *(None if t is None else t.data for t in inputs), **constants)
@@ -127,7 +122,8 @@ class Function:
         return tuple(tensors) if isinstance(out, tuple) else tensors[0]
 
 
-def _accumulate(into: Buffer | None, gradient: Buffer) -> Buffer:
+def add(into: Buffer | None, gradient: Buffer) -> Buffer:
+    """The sum of what has been gathered, if anything, and another gradient."""
     return gradient if into is None else add_fwd(into, gradient)
 
 
@@ -139,7 +135,7 @@ def backward(root: "Tensor", gradient: Buffer, retain_graph: bool) -> None:
     """
     edge = root.edge()
     if not isinstance(edge, tuple):
-        edge.accumulate(_accumulate(edge.grad.data if edge.grad is not None else None, gradient))
+        edge.accumulate(gradient)
         return
     node, index = edge
     gradients: dict[Node, list[Buffer | None]] = {node: [None] * node.outputs}
@@ -171,9 +167,9 @@ def backward(root: "Tensor", gradient: Buffer, retain_graph: bool) -> None:
                     gradients[producer] = [None] * producer.outputs
                     heapq.heappush(heap, (-producer.sequence, producer))
                 slots = gradients[producer]
-                slots[output] = _accumulate(slots[output], result)
+                slots[output] = add(slots[output], result)
             else:
-                target.accumulate(_accumulate(target.grad.data if target.grad is not None else None, result))
+                target.accumulate(result)
         del results
 
 

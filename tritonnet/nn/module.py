@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-from tritonnet.autograd import Parameter, Tensor, check_device, from_numpy, from_torch
+from tritonnet.autograd import Parameter, Tensor, check_device
+from tritonnet.autograd.tensor import as_tensor
 from tritonnet.kernels.convert import cast
 from tritonnet.kernels.runtime import Refused, refuse, zeros
 
@@ -318,14 +319,5 @@ def _quoted(keys: Iterable[str]) -> str:
 
 def _as_buffer(value: Any, dtype: torch.dtype) -> torch.Tensor:
     """A contiguous buffer of `dtype` on the process's device from a Tensor, a torch tensor or a numpy array."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().contiguous()
-        tensor = from_torch(value.float() if value.dtype == torch.float64 else value)
-    elif isinstance(value, Tensor):
-        tensor = value
-    else:
-        # astype copies, so that a read-only or strided array is fine; the reshapes turn a numpy number into an array
-        array = value.astype("float32" if value.dtype == "float64" else value.dtype, order="C")
-        tensor = from_numpy(array.reshape(-1).reshape(value.shape))
-    buffer = tensor.data
+    buffer = as_tensor(value).data
     return buffer if buffer.dtype == dtype and buffer.is_contiguous() else cast(buffer, dtype)

@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from tritonnet.autograd import Function, Tensor
-from tritonnet.autograd.function import Context
+from tritonnet.autograd import Context, Function, Tensor, check_tensors
 from tritonnet.kernels.arithmetic import mul_fwd
 from tritonnet.kernels.binary_cross_entropy import binary_cross_entropy_fwd
 from tritonnet.kernels.cross_entropy import cross_entropy_fwd
@@ -104,12 +103,10 @@ def _check(op: str, size_average: object, reduce: object, ignore_index: object, 
     if not isinstance(ignore_index, int):
         refuse(op, f"ignore_index must be an integer, got {ignore_index!r}")
     for name, tensor in constants.items():
-        if tensor is not None and not isinstance(tensor, Tensor):
-            refuse(
-                op,
-                f"{name} must be a tritonnet Tensor, got {type(tensor).__name__}; use tn.from_numpy or tn.from_torch",
-            )
-        if tensor is not None and tensor.requires_grad:
+        if tensor is None:
+            continue
+        check_tensors(op, **{name: tensor})
+        if tensor.requires_grad:
             refuse(op, f"{name} must not require a gradient; use {name}.detach()")
 
 

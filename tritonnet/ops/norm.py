@@ -2,7 +2,7 @@
 
 import torch
 
-from tritonnet.autograd import Context, Function, Tensor
+from tritonnet.autograd import Context, Function, Tensor, check_tensors
 from tritonnet.kernels.batch_norm import Running, batch_norm_bwd, batch_norm_fwd
 from tritonnet.kernels.batch_norm_pool import batch_norm_pool_bwd, batch_norm_pool_fwd
 from tritonnet.kernels.batch_norm_stats import batch_norm_merge, batch_norm_stats
@@ -71,9 +71,7 @@ def check(
 ) -> Running | None:  # fmt: skip
     """Refuse what no kernel sees; return the running statistics."""
     given = {"running_mean": running_mean, "running_var": running_var, "num_batches_tracked": num_batches_tracked}
-    for name, t in {"input": input, **{key: value for key, value in given.items() if value is not None}}.items():
-        if not isinstance(t, Tensor):
-            refuse(op, f"{name} must be a tritonnet Tensor, got {type(t).__name__}; use tn.from_numpy or tn.from_torch")
+    check_tensors(op, input=input, **{name: t for name, t in given.items() if t is not None})
     if input.ndim != 4:
         refuse(op, f"input must have 4 dimensions (N, C, H, W), got shape {input.shape}")
     if not eps >= 0:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tritonnet.autograd import Context, Function, Tensor
+from tritonnet.autograd import Context, Function, Tensor, check_device
 from tritonnet.kernels import runtime
 from tritonnet.kernels.convert import cast, copy, nchw_to_nhwc, nhwc_to_nchw
 from tritonnet.kernels.pad import pad_fwd
@@ -159,16 +159,26 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
     return PermuteFunction.apply(input, dims=order)  # type: ignore[no-any-return]
 
 
-def to(input: Tensor, dtype: torch.dtype) -> Tensor:
-    """This tensor as `dtype` (itself if it is), as `torch.Tensor.to`; the gradient comes back in the input's dtype.
+def to(input: Tensor, target: Any = None, dtype: torch.dtype | None = None, *, device: Any = None) -> Tensor:
+    """This tensor as a dtype (itself if it is), as `torch.Tensor.to`; the gradient comes back in the input's dtype.
+
+    Args:
+        input: any shape and dtype.
+        target: a dtype, or the process's own device.
+        dtype: the dtype, beside a device.
+        device: the process's own.
 
     Raises:
-        Refused: float64.
+        Refused: another device, float64.
     """
+    for place in (target, device):
+        if place is not None and not isinstance(place, torch.dtype):
+            check_device(place)
+    dtype = target if isinstance(target, torch.dtype) else dtype
+    if dtype in (None, input.dtype):
+        return input
     if not isinstance(dtype, torch.dtype) or dtype == torch.float64:
         refuse("to", f"dtype must be a torch.dtype other than float64, got {dtype!r}")
-    if dtype == input.dtype:
-        return input
     return ToFunction.apply(input, dtype=dtype)  # type: ignore[no-any-return]
 
 

@@ -4,8 +4,7 @@ from typing import Any
 
 import torch
 
-from tritonnet.autograd import Function, Tensor
-from tritonnet.autograd.function import Context
+from tritonnet.autograd import Context, Function, Tensor, check_tensors
 from tritonnet.kernels.argmax import argmax_fwd
 from tritonnet.kernels.pointwise import FLOATS
 from tritonnet.kernels.runtime import check_dtype, refuse
@@ -31,8 +30,7 @@ class SoftmaxFunction(Function):
 
 
 def _check_dim(op: str, input: Tensor, dim: int | None) -> None:
-    if not isinstance(input, Tensor):
-        refuse(op, f"input must be a tritonnet Tensor, got {type(input).__name__}; use tn.from_numpy or tn.from_torch")
+    check_tensors(op, input=input)
     check_dtype(op, "input", input.data, FLOATS)
     if input.ndim == 0:
         refuse(op, "input must have at least 1 dimension, got a number")

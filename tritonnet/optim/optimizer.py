@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from tritonnet.autograd import Parameter, Tensor, from_numpy, from_torch
+from tritonnet.autograd import Parameter, Tensor
+from tritonnet.autograd.tensor import as_tensor
 from tritonnet.kernels import runtime
 from tritonnet.kernels.convert import cast
 from tritonnet.kernels.fill import fill
@@ -213,8 +214,7 @@ class Optimizer:
         """A float32 copy of `value` on the device."""
         if isinstance(value, int | float):
             return Tensor(fill(runtime.empty((), torch.float32), value))
-        if not isinstance(value, Tensor):
-            value = from_torch(value) if isinstance(value, torch.Tensor) else from_numpy(value)
+        value = as_tensor(value)
         if value.shape != tuple(shape):
             refuse(self._name, f"{what} must have shape {tuple(shape)}, got {value.shape}")
         return Tensor(cast(value.data, torch.float32))
