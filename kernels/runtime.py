@@ -16,7 +16,7 @@ import torch
 
 __all__ = [
     "INTERPRET", "Refused", "arch", "cdiv", "check_buffer", "check_dtype", "device", "empty", "flat", "image", "image_of",
-    "launch",    "logical", "multiprocessors", "next_power_of_2", "observing", "pitch", "recording", "refuse", "zeros",
+    "launch",    "logical", "multiprocessors", "next_power_of_2", "observing", "only", "pitch", "recording", "refuse", "zeros",
 ]  # fmt: skip
 
 notice = ""  # printed once, before the first launch
@@ -30,6 +30,13 @@ class Refused(ValueError):
 def refuse(op: str, message: str) -> NoReturn:
     """Raise `Refused`: `[op] message`. The message says what must hold and what came."""
     raise Refused(f"[{op}] {message}")
+
+
+def only(op: str, **arguments: tuple[Any, Any]) -> None:
+    """Refuse each argument `name=(value, supported)` whose value is not the supported one, naming it."""
+    for name, (value, supported) in arguments.items():
+        if value != supported:
+            refuse(op, f"{name} must be {supported!r}, got {value!r}: nothing else is supported yet")
 
 
 def cdiv(a: int, b: int) -> int:

@@ -1,9 +1,8 @@
 """Dropout as a layer."""
 
 from tritonnet.autograd import Tensor
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import only, refuse
 from tritonnet.nn import functional as F
-from tritonnet.nn.layers import only
 from tritonnet.nn.module import Module
 
 __all__ = ["Dropout"]

@@ -1,14 +1,15 @@
 """Layers: torch's names, arguments, defaults, initial values and parameter shapes over tritonnet's ops."""
 
+from collections.abc import Callable
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from tritonnet.autograd import Parameter, Tensor, check_device, tensor
 from tritonnet.kernels import runtime
 from tritonnet.kernels.batch_norm import Norm
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import only, refuse
 from tritonnet.nn import functional as F
 from tritonnet.nn import init
 from tritonnet.nn.module import Module
@@ -20,13 +21,6 @@ __all__ = [
 ]  # fmt: skip
 
 Size = int | tuple[int, int]
-
-
-def only(op: str, **arguments: tuple[Any, Any]) -> None:
-    """Refuse each argument `name=(value, supported)` whose value is not the supported one, naming it."""
-    for name, (value, supported) in arguments.items():
-        if value != supported:
-            refuse(op, f"{name} must be {supported!r}, got {value!r}: nothing else is supported yet")
 
 
 def own(op: str, device: Any, dtype: Any) -> None:
@@ -181,15 +175,9 @@ class BatchNorm2d(Module):
 
     def reset_parameters(self) -> None:
         """Back to weight 1, bias 0, and no batch seen."""
-        for name, value in (
-            ("weight", 1),
-            ("bias", 0),
-            ("running_mean", 0),
-            ("running_var", 1),
-            ("num_batches_tracked", 0),
-        ):
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
             if getattr(self, name) is not None:
-                init.constant_(getattr(self, name), value)
+                init.constant_(getattr(self, name), name in ("weight", "running_var"))
 
     def uses_batch(self) -> bool:
         """Whether the batch's own statistics normalise it: in training, or where none are kept."""
@@ -224,140 +212,125 @@ def _filled(size: int, value: float) -> torch.Tensor:
     return init.constant_(Tensor(runtime.empty((size,), torch.float32)), value).data
 
 
-class ReLU(Module):
-    """max(x, 0), element by element; NaN stays NaN."""
+class Applied(Module):
+    """A function of what it is called with and of its settings, which are attributes."""
 
-    def __init__(self, inplace: bool = False) -> None:
+    function: ClassVar[Callable[..., Tensor]]
+
+    def __init__(self, **settings: Any) -> None:
         super().__init__()
-        only("ReLU", inplace=(inplace, False))
+        self.settings = tuple(settings)
+        for name, value in settings.items():
+            setattr(self, name, value)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Apply it."""
-        return F.relu(input)
-
-
-class Sigmoid(Module):
-    """1 / (1 + exp(-x)), element by element."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Apply it."""
-        return F.sigmoid(input)
-
-
-class Tanh(Module):
-    """tanh(x), element by element."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Apply it."""
-        return F.tanh(input)
-
-
-class Softmax(Module):
-    """exp(x) / sum of exp(x) over `dim`."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Apply it."""
-        return F.softmax(input, self.dim)
+        return type(self).function(*args, **{name: getattr(self, name) for name in self.settings}, **kwargs)
 
     def extra_repr(self) -> str:
         """As torch's."""
-        return f"dim={self.dim}"
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.settings)
+
+
+class ReLU(Applied):
+    """max(x, 0), element by element; NaN stays NaN."""
+
+    function = staticmethod(F.relu)
+
+    def __init__(self, inplace: bool = False) -> None:
+        only("ReLU", inplace=(inplace, False))
+        super().__init__()
+
+
+class Sigmoid(Applied):
+    """1 / (1 + exp(-x)), element by element."""
+
+    function = staticmethod(F.sigmoid)
+
+
+class Tanh(Applied):
+    """tanh(x), element by element."""
+
+    function = staticmethod(F.tanh)
+
+
+class Softmax(Applied):
+    """exp(x) / sum of exp(x) over `dim`."""
+
+    function = staticmethod(F.softmax)
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim=dim)
 
 
 class LogSoftmax(Softmax):
     """log(softmax(x)) over `dim`."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Apply it."""
-        return F.log_softmax(input, self.dim)
+    function = staticmethod(F.log_softmax)
 
 
-class MaxPool2d(Module):
+class MaxPool2d(Applied):
     """The largest value of each window, (N, C, H, W) -> (N, C, P, Q). `stride` defaults to `kernel_size`.
 
     Raises:
         Refused: dilation other than 1, return_indices or ceil_mode other than False.
     """
 
+    function = staticmethod(F.max_pool2d)
+
     def __init__(
         self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
         return_indices: bool = False, ceil_mode: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__()
+        spread = pair("MaxPool2d", "dilation", dilation, 1)
         only(
-            "MaxPool2d", dilation=(pair("MaxPool2d", "dilation", dilation, 1), (1, 1)), return_indices=(return_indices, False),
-            ceil_mode=(ceil_mode, False),
-        )  # fmt: skip
-        self.kernel_size, self.stride, self.padding = kernel_size, kernel_size if stride is None else stride, padding
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Pool `input`."""
-        return F.max_pool2d(input, self.kernel_size, self.stride, self.padding)
-
-    def extra_repr(self) -> str:
-        """As torch's."""
-        return (
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, dilation=1, ceil_mode=False"
+            "MaxPool2d", dilation=(spread, (1, 1)), return_indices=(return_indices, False), ceil_mode=(ceil_mode, False)
         )
+        stride = kernel_size if stride is None else stride
+        super().__init__(kernel_size=kernel_size, stride=stride, padding=padding, dilation=1, ceil_mode=False)
 
 
-class AvgPool2d(Module):
+class AvgPool2d(Applied):
     """The mean of each window, (N, C, H, W) -> (N, C, P, Q). `stride` defaults to `kernel_size`.
 
     Raises:
         Refused: ceil_mode other than False, or a divisor_override.
     """
 
+    function = staticmethod(F.avg_pool2d)
+
     def __init__(
         self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False,
         count_include_pad: bool = True, divisor_override: int | None = None,
     ) -> None:  # fmt: skip
-        super().__init__()
         only("AvgPool2d", ceil_mode=(ceil_mode, False), divisor_override=(divisor_override, None))
-        self.count_include_pad = count_include_pad
-        self.kernel_size, self.stride, self.padding = kernel_size, kernel_size if stride is None else stride, padding
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Pool `input`."""
-        return F.avg_pool2d(
-            input, self.kernel_size, self.stride, self.padding, count_include_pad=self.count_include_pad
-        )
+        stride = kernel_size if stride is None else stride
+        super().__init__(kernel_size=kernel_size, stride=stride, padding=padding, count_include_pad=count_include_pad)
 
     def extra_repr(self) -> str:
         """As torch's."""
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+        return super().extra_repr().rpartition(", count_include_pad")[0]
 
 
-class Upsample(Module):
+class Upsample(Applied):
     """Enlarge (N, C, H, W) to `size`, or by `scale_factor`, as `F.interpolate` does.
 
     Raises:
         Refused: mode other than "nearest" and "bilinear", or recompute_scale_factor.
     """
 
+    function = staticmethod(F.interpolate)
+
     def __init__(
         self, size: Size | None = None, scale_factor: float | tuple[float, float] | None = None, mode: str = "nearest",
         align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
     ) -> None:  # fmt: skip
-        super().__init__()
         only("Upsample", recompute_scale_factor=(recompute_scale_factor, None))
         if mode not in ("nearest", "bilinear"):
             refuse("Upsample", f"mode must be nearest or bilinear, got {mode!r}")
-        factor = scale_factor
-        self.scale_factor = (
-            tuple(map(float, factor)) if isinstance(factor, tuple | list) else float(factor) if factor else None
-        )
-        self.size, self.mode, self.align_corners = size, mode, align_corners
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Enlarge `input`."""
-        return F.interpolate(
-            input, size=self.size, scale_factor=self.scale_factor, mode=self.mode, align_corners=self.align_corners
-        )
+        factor: Any = scale_factor
+        factor = tuple(map(float, factor)) if isinstance(factor, tuple | list) else float(factor) if factor else None
+        super().__init__(size=size, scale_factor=factor, mode=mode, align_corners=align_corners)
 
     def extra_repr(self) -> str:
         """As torch's."""
@@ -365,20 +338,13 @@ class Upsample(Module):
         return f"{given}, mode={self.mode!r}"
 
 
-class Flatten(Module):
+class Flatten(Applied):
     """Join the dimensions `start_dim` to `end_dim`, in torch's element order."""
 
+    function = staticmethod(F.flatten)
+
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        super().__init__()
-        self.start_dim, self.end_dim = start_dim, end_dim
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Flatten `input`."""
-        return F.flatten(input, self.start_dim, self.end_dim)
-
-    def extra_repr(self) -> str:
-        """As torch's."""
-        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
+        super().__init__(start_dim=start_dim, end_dim=end_dim)
 
 
 class Identity(Module):

@@ -9,9 +9,8 @@ from tritonnet.autograd import Tensor
 from tritonnet.kernels import runtime
 from tritonnet.kernels.clip_grad_norm import clip_grad_norm
 from tritonnet.kernels.convert import cast
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import only, refuse
 from tritonnet.kernels.tensor_table import Tables
-from tritonnet.nn.layers import only
 
 __all__ = ["clip_grad_norm_"]
 

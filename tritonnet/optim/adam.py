@@ -7,8 +7,7 @@ import torch
 
 from tritonnet.autograd import Tensor
 from tritonnet.kernels.adam import adam_step
-from tritonnet.kernels.runtime import refuse
-from tritonnet.nn.layers import only
+from tritonnet.kernels.runtime import only, refuse
 from tritonnet.optim.optimizer import Group, Optimizer
 
 __all__ = ["Adam", "AdamW"]

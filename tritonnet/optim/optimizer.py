@@ -15,9 +15,8 @@ from tritonnet.autograd.tensor import as_tensor
 from tritonnet.kernels import runtime
 from tritonnet.kernels.convert import cast
 from tritonnet.kernels.fill import fill
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import only, refuse
 from tritonnet.kernels.tensor_table import Tables
-from tritonnet.nn.layers import only
 
 __all__ = ["Optimizer"]
 
