@@ -32,11 +32,11 @@ def refuse(op: str, message: str) -> NoReturn:
     raise Refused(f"[{op}] {message}")
 
 
-def only(op: str, **arguments: tuple[Any, Any]) -> None:
+def only(op: str, hint: str = "nothing else is supported yet", **arguments: tuple[Any, Any]) -> None:
     """Refuse each argument `name=(value, supported)` whose value is not the supported one, naming it."""
     for name, (value, supported) in arguments.items():
         if value != supported:
-            refuse(op, f"{name} must be {supported!r}, got {value!r}: nothing else is supported yet")
+            refuse(op, f"{name} must be {supported!r}, got {value!r}; {hint}")
 
 
 def cdiv(a: int, b: int) -> int:

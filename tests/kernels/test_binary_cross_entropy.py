@@ -136,7 +136,7 @@ def test_second_backward_is_right() -> None:
 def test_refuses() -> None:
     x = tn.from_torch(randn(2, 3, 4, 5))
     refusals = {
-        "size_average and reduce must be None": {"reduce": True},
+        "reduce must be None, got True": {"reduce": True},
         "reduction must be one of none, mean, sum, got 'max'": {"reduction": "max"},
         r"weight must have the input's shape, .*got \(5,\)": {"weight": tn.from_torch(randn(5))},
         "pos_weight must have the input's shape": {"pos_weight": tn.from_torch(randn(3))},

@@ -164,8 +164,8 @@ def test_same_bits_every_time() -> None:
 def test_refuses() -> None:
     x, target = tn.from_torch(randn(2, 3, 4, 5)), tn.Tensor(labels((2, 4, 5), 3))
     refusals = {
-        "label_smoothing must be 0, got 0.1": {"label_smoothing": 0.1},
-        "size_average and reduce must be None": {"size_average": True},
+        "label_smoothing must be 0.0, got 0.1": {"label_smoothing": 0.1},
+        "size_average must be None, got True": {"size_average": True},
         "reduction must be one of none, mean, sum, got 'max'": {"reduction": "max"},
         r"weight must have shape \(3,\), one number a class, got \(2,\)": {"weight": tn.from_torch(randn(2))},
         "weight must not require a gradient": {"weight": tn.from_torch(randn(3), True)},

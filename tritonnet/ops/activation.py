@@ -6,7 +6,7 @@ import torch
 
 from tritonnet.autograd import Context, Function, Tensor
 from tritonnet.kernels.activation import activation_bwd, activation_fwd
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import only
 
 __all__ = ["ReLUFunction", "SigmoidFunction", "TanhFunction", "relu", "sigmoid", "tanh"]
 
@@ -55,8 +55,7 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     Raises:
         Refused: inplace=True, another dtype.
     """
-    if inplace:
-        refuse("relu", "inplace must be False: values of tensors never change")
+    only("relu", "values of tensors never change", inplace=(inplace, False))
     return ReLUFunction.apply(input)  # type: ignore[no-any-return]
 
 

@@ -19,7 +19,7 @@ from tritonnet.kernels.distance import distance_fwd
 from tritonnet.kernels.focal_loss import focal_loss_fwd
 from tritonnet.kernels.loss import loss_bwd
 from tritonnet.kernels.mse_loss import mse_loss_fwd
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import only, refuse
 
 __all__ = [
     "binary_cross_entropy_with_logits", "cross_entropy", "dice_loss", "distance_loss", "distance_transform",
@@ -98,8 +98,7 @@ class DiceLossFunction(Function):
 
 
 def _check(op: str, size_average: object, reduce: object, ignore_index: object, **constants: Tensor | None) -> None:
-    if size_average is not None or reduce is not None:
-        refuse(op, "size_average and reduce must be None; use reduction")
+    only(op, "use reduction", size_average=(size_average, None), reduce=(reduce, None))
     if not isinstance(ignore_index, int):
         refuse(op, f"ignore_index must be an integer, got {ignore_index!r}")
     for name, tensor in constants.items():
@@ -111,15 +110,9 @@ def _check(op: str, size_average: object, reduce: object, ignore_index: object, 
 
 
 def cross_entropy(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    ignore_index: int = -100,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
-) -> Tensor:
+    input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
+    ignore_index: int = -100, reduce: bool | None = None, reduction: str = "mean", label_smoothing: float = 0.0,
+) -> Tensor:  # fmt: skip
     """Cross-entropy of logits.
 
     Args:
@@ -141,24 +134,16 @@ def cross_entropy(
         Refused: shapes or dtypes that do not fit, or an argument that is not there yet.
     """
     _check("cross_entropy", size_average, reduce, ignore_index, target=target, weight=weight)
-    if label_smoothing != 0.0:
-        refuse("cross_entropy", f"label_smoothing must be 0, got {label_smoothing}")
+    only("cross_entropy", label_smoothing=(label_smoothing, 0.0))
     return CrossEntropyFunction.apply(  # type: ignore[no-any-return]
         input, target, weight, ignore_index=ignore_index, reduction=reduction
     )
 
 
 def binary_cross_entropy_with_logits(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    pos_weight: Tensor | None = None,
-    *,
-    ignore_index: int = -100,
-) -> Tensor:
+    input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
+    reduce: bool | None = None, reduction: str = "mean", pos_weight: Tensor | None = None, *, ignore_index: int = -100,
+) -> Tensor:  # fmt: skip
     """Binary cross-entropy of sigmoid(input).
 
     Args:
@@ -206,8 +191,7 @@ def mse_loss(
         Refused: shapes or dtypes that do not fit, or an argument that is not there.
     """
     _check("mse_loss", size_average, reduce, 0)
-    if weight is not None:
-        refuse("mse_loss", "weight must be None; multiply the loss of reduction='none' by it")
+    only("mse_loss", "multiply the loss of reduction='none' by it", weight=(weight, None))
     return MseLossFunction.apply(input, target, reduction=reduction)  # type: ignore[no-any-return]
 
 

@@ -1,6 +1,7 @@
 """reshape, flatten, permute, to, pad: other arrangements of the same values, in torch's order of elements."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from tritonnet.autograd import Context, Function, Tensor, check_device
 from tritonnet.kernels import runtime
 from tritonnet.kernels.convert import cast, copy, nchw_to_nhwc, nhwc_to_nchw
 from tritonnet.kernels.pad import pad_fwd
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import only, refuse
 
 __all__ = [
     "PadFunction", "PermuteFunction", "ReshapeFunction", "ToFunction", "buffer_dim", "flatten", "pad", "permute",
@@ -111,9 +112,7 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
         Refused: a shape of another number of elements.
     """
     sizes = _integers("reshape", "shape", shape)
-    known = 1
-    for size in sizes:
-        known *= size if size != -1 else 1
+    known = prod(size for size in sizes if size != -1)
     if sizes.count(-1) == 1 and known:
         sizes[sizes.index(-1)] = input.numel() // known
         known *= input.numel() // known
@@ -136,10 +135,7 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
             "flatten", f"start_dim and end_dim must be in order within {rank} dimensions, got {start_dim}, {end_dim}"
         )
     first, last = start_dim % rank, end_dim % rank
-    size = 1
-    for d in input.shape[first : last + 1]:
-        size *= d
-    return reshape(input, (*input.shape[:first], size, *input.shape[last + 1 :]))
+    return reshape(input, (*input.shape[:first], prod(input.shape[first : last + 1]), *input.shape[last + 1 :]))
 
 
 def permute(input: Tensor, *dims: Any) -> Tensor:
@@ -197,8 +193,7 @@ def pad(
     Raises:
         Refused: another rank, mode or number of amounts, or less than nothing left.
     """
-    if mode != "constant":
-        refuse("pad", f"mode must be 'constant', got {mode!r}")
+    only("pad", mode=(mode, "constant"))
     amounts = _integers("pad", "pad", (tuple(pad),))
     if len(amounts) not in (2, 4):
         refuse("pad", f"pad must hold 2 or 4 numbers (left, right, top, bottom), got {len(amounts)}")

@@ -7,7 +7,7 @@ import torch
 from tritonnet.autograd import Context, Function, Tensor, check_tensors
 from tritonnet.kernels.argmax import argmax_fwd
 from tritonnet.kernels.pointwise import FLOATS
-from tritonnet.kernels.runtime import check_dtype, refuse
+from tritonnet.kernels.runtime import check_dtype, only, refuse
 from tritonnet.kernels.softmax import softmax_bwd, softmax_fwd
 
 __all__ = ["argmax", "log_softmax", "softmax"]
@@ -55,8 +55,7 @@ def softmax(input: Tensor, dim: int | None = None, dtype: torch.dtype | None = N
         Refused: another dim, or a dtype.
     """
     _check_dim("softmax", input, dim)
-    if dtype is not None:
-        refuse("softmax", f"dtype must be None, got {dtype}; convert with .to({dtype})")
+    only("softmax", "convert with .to(dtype)", dtype=(dtype, None))
     return SoftmaxFunction.apply(input, log=False)  # type: ignore[no-any-return]
 
 
@@ -67,8 +66,7 @@ def log_softmax(input: Tensor, dim: int | None = None, dtype: torch.dtype | None
         Refused: another dim, or a dtype.
     """
     _check_dim("log_softmax", input, dim)
-    if dtype is not None:
-        refuse("log_softmax", f"dtype must be None, got {dtype}; convert with .to({dtype})")
+    only("log_softmax", "convert with .to(dtype)", dtype=(dtype, None))
     return SoftmaxFunction.apply(input, log=True)  # type: ignore[no-any-return]
 
 
@@ -87,6 +85,5 @@ def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
         Refused: another dim, or keepdim.
     """
     _check_dim("argmax", input, dim)
-    if keepdim:
-        refuse("argmax", "keepdim must be False")
+    only("argmax", keepdim=(keepdim, False))
     return Tensor(argmax_fwd(input.data))
