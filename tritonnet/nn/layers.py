@@ -1,8 +1,7 @@
-"""Layers: torch's names, arguments, defaults, initial values and parameter shapes over tritonnet's ops."""
+"""Layers with parameters: torch's names, arguments, defaults, initial values and shapes over tritonnet's ops."""
 
-from collections.abc import Callable
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -15,10 +14,7 @@ from tritonnet.nn import init
 from tritonnet.nn.module import Module
 from tritonnet.ops.conv import pair
 
-__all__ = [
-    "AvgPool2d", "BatchNorm2d", "Conv2d", "ConvTranspose2d", "Flatten", "Identity", "LogSoftmax", "MaxPool2d", "ReLU",
-    "Sigmoid", "Softmax", "Tanh", "Upsample",
-]  # fmt: skip
+__all__ = ["BatchNorm2d", "Conv2d", "ConvTranspose2d", "Linear"]
 
 Size = int | tuple[int, int]
 
@@ -49,6 +45,33 @@ class Weighted(Module):
         if self.bias is not None:
             bound = 1 / init.fan(self.weight, "fan_in") ** 0.5
             init.uniform_(self.bias, -bound, bound)
+
+
+class Linear(Weighted):
+    """(*, in_features) -> (*, out_features): times `weight` (out_features, in_features) transposed, plus `bias`.
+
+    Raises:
+        Refused: a number of features below 1.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
+    ) -> None:
+        super().__init__()
+        own("Linear", device, dtype)
+        self.in_features = count("Linear", "in_features", in_features)
+        self.out_features = count("Linear", "out_features", out_features)
+        self.weight = Parameter(runtime.empty((self.out_features, self.in_features), torch.float32))
+        self.register_parameter("bias", Parameter(runtime.empty((out_features,), torch.float32)) if bias else None)
+        self.reset_parameters()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Multiply `input`."""
+        return F.linear(input, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """As torch's."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
 class _Convolution(Weighted):
@@ -210,149 +233,3 @@ class BatchNorm2d(Module):
 
 def _filled(size: int, value: float) -> torch.Tensor:
     return init.constant_(Tensor(runtime.empty((size,), torch.float32)), value).data
-
-
-class Applied(Module):
-    """A function of what it is called with and of its settings, which are attributes."""
-
-    function: ClassVar[Callable[..., Tensor]]
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self.settings = tuple(settings)
-        for name, value in settings.items():
-            setattr(self, name, value)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Apply it."""
-        return type(self).function(*args, **{name: getattr(self, name) for name in self.settings}, **kwargs)
-
-    def extra_repr(self) -> str:
-        """As torch's."""
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.settings)
-
-
-class ReLU(Applied):
-    """max(x, 0), element by element; NaN stays NaN."""
-
-    function = staticmethod(F.relu)
-
-    def __init__(self, inplace: bool = False) -> None:
-        only("ReLU", inplace=(inplace, False))
-        super().__init__()
-
-
-class Sigmoid(Applied):
-    """1 / (1 + exp(-x)), element by element."""
-
-    function = staticmethod(F.sigmoid)
-
-
-class Tanh(Applied):
-    """tanh(x), element by element."""
-
-    function = staticmethod(F.tanh)
-
-
-class Softmax(Applied):
-    """exp(x) / sum of exp(x) over `dim`."""
-
-    function = staticmethod(F.softmax)
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim=dim)
-
-
-class LogSoftmax(Softmax):
-    """log(softmax(x)) over `dim`."""
-
-    function = staticmethod(F.log_softmax)
-
-
-class MaxPool2d(Applied):
-    """The largest value of each window, (N, C, H, W) -> (N, C, P, Q). `stride` defaults to `kernel_size`.
-
-    Raises:
-        Refused: dilation other than 1, return_indices or ceil_mode other than False.
-    """
-
-    function = staticmethod(F.max_pool2d)
-
-    def __init__(
-        self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
-        return_indices: bool = False, ceil_mode: bool = False,
-    ) -> None:  # fmt: skip
-        spread = pair("MaxPool2d", "dilation", dilation, 1)
-        only(
-            "MaxPool2d", dilation=(spread, (1, 1)), return_indices=(return_indices, False), ceil_mode=(ceil_mode, False)
-        )
-        stride = kernel_size if stride is None else stride
-        super().__init__(kernel_size=kernel_size, stride=stride, padding=padding, dilation=1, ceil_mode=False)
-
-
-class AvgPool2d(Applied):
-    """The mean of each window, (N, C, H, W) -> (N, C, P, Q). `stride` defaults to `kernel_size`.
-
-    Raises:
-        Refused: ceil_mode other than False, or a divisor_override.
-    """
-
-    function = staticmethod(F.avg_pool2d)
-
-    def __init__(
-        self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False,
-        count_include_pad: bool = True, divisor_override: int | None = None,
-    ) -> None:  # fmt: skip
-        only("AvgPool2d", ceil_mode=(ceil_mode, False), divisor_override=(divisor_override, None))
-        stride = kernel_size if stride is None else stride
-        super().__init__(kernel_size=kernel_size, stride=stride, padding=padding, count_include_pad=count_include_pad)
-
-    def extra_repr(self) -> str:
-        """As torch's."""
-        return super().extra_repr().rpartition(", count_include_pad")[0]
-
-
-class Upsample(Applied):
-    """Enlarge (N, C, H, W) to `size`, or by `scale_factor`, as `F.interpolate` does.
-
-    Raises:
-        Refused: mode other than "nearest" and "bilinear", or recompute_scale_factor.
-    """
-
-    function = staticmethod(F.interpolate)
-
-    def __init__(
-        self, size: Size | None = None, scale_factor: float | tuple[float, float] | None = None, mode: str = "nearest",
-        align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
-    ) -> None:  # fmt: skip
-        only("Upsample", recompute_scale_factor=(recompute_scale_factor, None))
-        if mode not in ("nearest", "bilinear"):
-            refuse("Upsample", f"mode must be nearest or bilinear, got {mode!r}")
-        factor: Any = scale_factor
-        factor = tuple(map(float, factor)) if isinstance(factor, tuple | list) else float(factor) if factor else None
-        super().__init__(size=size, scale_factor=factor, mode=mode, align_corners=align_corners)
-
-    def extra_repr(self) -> str:
-        """As torch's."""
-        given = f"scale_factor={self.scale_factor!r}" if self.scale_factor is not None else f"size={self.size!r}"
-        return f"{given}, mode={self.mode!r}"
-
-
-class Flatten(Applied):
-    """Join the dimensions `start_dim` to `end_dim`, in torch's element order."""
-
-    function = staticmethod(F.flatten)
-
-    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        super().__init__(start_dim=start_dim, end_dim=end_dim)
-
-
-class Identity(Module):
-    """The input itself, whatever the arguments."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return `input`."""
-        return input

@@ -5,7 +5,7 @@ from typing import Any
 from tritonnet.autograd import Tensor
 from tritonnet.kernels.runtime import only
 from tritonnet.nn import functional as F
-from tritonnet.nn.layers import Applied
+from tritonnet.nn.applied import Applied
 
 __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "DiceLoss", "DistanceLoss", "FocalLoss", "MSELoss"]
 
