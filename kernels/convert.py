@@ -17,7 +17,7 @@ from tritonnet.kernels import runtime
 from tritonnet.kernels.pointwise import FLOATS, Walk, offset, plane, tile_index, walk
 from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, flat, image, launch, next_power_of_2, pitch, refuse
 
-__all__ = ["bfloat16_pair", "cast", "copy", "image_input", "nchw_to_nhwc", "nhwc_to_nchw"]
+__all__ = ["as_dtype", "bfloat16_pair", "cast", "copy", "image_input", "nchw_to_nhwc", "nhwc_to_nchw"]
 
 Buffer = torch.Tensor
 
@@ -62,6 +62,11 @@ def cast(x: Buffer, dtype: torch.dtype) -> Buffer:
         Refused: float64.
     """
     return copy(x, runtime.empty(tuple(x.shape), dtype))
+
+
+def as_dtype(x: Buffer, dtype: torch.dtype) -> Buffer:
+    """`x` itself if it is contiguous and of that dtype, else a copy that is."""
+    return x if x.dtype == dtype and x.is_contiguous() else cast(x, dtype)
 
 
 @triton.jit

@@ -86,10 +86,8 @@ def sum_fwd(x: Buffer, dims: Sequence[int], scale: float = 1.0, dtype: torch.dty
     if len(kept) > 2 or len(summed) > 2:
         refuse("sum", f"at most two groups of neighbouring dimensions may be summed at once, got dim {tuple(dims)}")
     floating = x.is_floating_point()
-    y = runtime.empty(
-        tuple(1 if d in dims else size for d, size in enumerate(x.shape)),
-        dtype or (x.dtype if floating else torch.int64),
-    )
+    shape = tuple(1 if d in dims else size for d, size in enumerate(x.shape))
+    y = runtime.empty(shape, dtype or (x.dtype if floating else torch.int64))
     # a single dimension goes outermost: its inner size 1 lets the compiler drop the division
     (_, k0), (K1, k1) = [*kept, (1, 0), (1, 0)][:2]
     (_, r0), (R1, r1) = [*summed, (1, 0), (1, 0)][:2]
@@ -140,9 +138,8 @@ def sum_to(dy: Buffer, shape: tuple[int, ...], dtype: torch.dtype, scale: float 
     if tuple(dy.shape) == shape:
         return dy if dtype == dy.dtype and scale == 1 else mul_fwd(dy, None, scale, dtype=dtype)
     missing = (1,) * (dy.dim() - len(shape))
-    if dy.dim() != 4 or not missing:
-        sizes = missing + shape
-    else:  # (N, C, H, W) to the buffer's order and, below, back
-        sizes = tuple((missing + shape)[i] for i in (0, 2, 3, 1))
+    sizes = missing + shape
+    if dy.dim() == 4 and missing:  # (N, C, H, W) to the buffer's order and, below, back
+        sizes = tuple(sizes[i] for i in (0, 2, 3, 1))
     y = sum_fwd(dy, [d for d, size in enumerate(dy.shape) if sizes[d] != size], scale, dtype)
     return nhwc_to_nchw(y).view(shape) if dy.dim() == 4 and missing else y.view(shape)

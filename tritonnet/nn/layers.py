@@ -131,9 +131,9 @@ class Conv2d(_Convolution):
             dtype, transposed=False,
         )  # fmt: skip
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve `input`."""
-        return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
+    def forward(self, input: Tensor, *, out: torch.Tensor | None = None) -> Tensor:
+        """Convolve `input`; into the buffer `out` if given."""
+        return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, out=out)
 
 
 class ConvTranspose2d(_Convolution):
@@ -156,11 +156,12 @@ class ConvTranspose2d(_Convolution):
             padding_mode, device, dtype, transposed=True,
         )  # fmt: skip
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve `input`, transposed."""
+    def forward(self, input: Tensor, *, out: torch.Tensor | None = None) -> Tensor:
+        """Convolve `input`, transposed; into the buffer `out` if given."""
         return F.conv_transpose2d(
-            input, self.weight, self.bias, self.stride, self.padding, self.output_padding, dilation=self.dilation
-        )
+            input, self.weight, self.bias, self.stride, self.padding, self.output_padding, dilation=self.dilation,
+            out=out,
+        )  # fmt: skip
 
 
 class BatchNorm2d(Module):

@@ -10,7 +10,7 @@ import torch
 
 from tritonnet.autograd import Parameter, Tensor, check_device
 from tritonnet.autograd.tensor import as_tensor
-from tritonnet.kernels.convert import cast
+from tritonnet.kernels.convert import as_dtype
 from tritonnet.kernels.runtime import Refused, refuse, zeros
 
 __all__ = ["IncompatibleKeys", "Module", "StateDictError"]
@@ -291,7 +291,11 @@ class Module:
         if problems:
             text = "\n\t".join(problems)
             raise StateDictError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t{text}")
-        fresh = {key: _as_buffer(state_dict[key], target.dtype) for key, target in own.items() if key in state_dict}
+        fresh = {
+            key: as_dtype(as_tensor(state_dict[key]).data, target.dtype)
+            for key, target in own.items()
+            if key in state_dict
+        }
         for key, buffer in fresh.items():
             target = own[key]
             target.data.copy_(buffer)  # in place: graphs and optimizers hold this memory
@@ -315,9 +319,3 @@ class Module:
 
 def _quoted(keys: Iterable[str]) -> str:
     return ", ".join(f'"{key}"' for key in keys)
-
-
-def _as_buffer(value: Any, dtype: torch.dtype) -> torch.Tensor:
-    """A contiguous buffer of `dtype` on the process's device from a Tensor, a torch tensor or a numpy array."""
-    buffer = as_tensor(value).data
-    return buffer if buffer.dtype == dtype and buffer.is_contiguous() else cast(buffer, dtype)

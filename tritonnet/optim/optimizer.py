@@ -13,7 +13,7 @@ import torch
 from tritonnet.autograd import Parameter, Tensor
 from tritonnet.autograd.tensor import as_tensor
 from tritonnet.kernels import runtime
-from tritonnet.kernels.convert import cast
+from tritonnet.kernels.convert import as_dtype, cast
 from tritonnet.kernels.fill import fill
 from tritonnet.kernels.runtime import only, refuse
 from tritonnet.kernels.tensor_table import Tables
@@ -153,9 +153,7 @@ class Optimizer:
         gradient = p.grad.data
         if gradient.shape != p.data.shape:
             refuse(self._name, f"a gradient must have its parameter's shape {p.shape}, got {p.grad.shape}")
-        if gradient.dtype != torch.float32 or not gradient.is_contiguous():
-            return cast(gradient, torch.float32)
-        return gradient
+        return as_dtype(gradient, torch.float32)
 
     def column(self, group: Group, params: list[Tensor], slot: str) -> list[Buffer | None]:
         """The buffers of one slot of parameters of `group`; None each if they have no such slot."""
