@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import runtime
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, launch, next_power_of_2, refuse
+from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, launch, logical, next_power_of_2, refuse
 
 __all__ = [
     "FLOATS", "Walk", "broadcast", "flat_tile", "image_index", "image_tile", "offset", "pixel_tile", "plane", "pointwise",
@@ -163,38 +163,31 @@ def image_tile(N: int, P: int, Q: int, C: int) -> tuple[tuple[int, int], dict[st
     return grid, {"BLOCK_P": block_p, "BLOCK_Q": block_q, "BLOCK_C": block_c}
 
 
-def broadcast(op: str, *operands: torch.Tensor) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """The buffer shape of the operands broadcast together as torch would, and each operand's strides over it.
+def broadcast(op: str, a: torch.Tensor, b: torch.Tensor) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """The buffer shape of two operands broadcast together as torch would, and the strides of each over it.
 
     Shapes align from the right in torch's order: a rank-4 buffer (N, H, W, C) counts as (N, C, H, W), other ranks as
     they are. The result of rank 4 is an (N, H, W, C) buffer again.
 
     Raises:
-        Refused: sizes that neither agree nor are 1, or an operand on another device.
+        Refused: sizes that neither agree nor are 1, or more than 4 dimensions that are not the same.
     """
-    logical = []
-    for x in operands:
-        if x.device != runtime.device():
-            refuse(op, f"operands must be on {runtime.device()}, got {x.device}")
-        sizes, steps = list(x.shape), list(x.stride())
-        if x.dim() == 4:
-            sizes, steps = [sizes[i] for i in (0, 3, 1, 2)], [steps[i] for i in (0, 3, 1, 2)]
-        logical.append((sizes, steps))
-    rank = max(len(sizes) for sizes, _ in logical)
-    if rank > 4 and any(sizes != logical[0][0] for sizes, _ in logical):
+    if a.shape == b.shape:
+        return tuple(a.shape), [a.stride(), b.stride()]
+    rank = max(a.dim(), b.dim())
+    if rank > 4:
         refuse(op, f"tensors that broadcast must have at most 4 dimensions, got {rank}")
-    try:
-        shape = list(torch.broadcast_shapes(*(sizes for sizes, _ in logical)))
-    except RuntimeError:
-        refuse(op, f"shapes must broadcast, got {' and '.join(str(tuple(sizes)) for sizes, _ in logical)}")
-    strides = []
-    for sizes, steps in logical:
-        missing = [0] * (rank - len(sizes))
-        strides.append(missing + [0 if size == 1 else step for size, step in zip(sizes, steps, strict=True)])
-    if rank == 4:
-        shape = [shape[i] for i in (0, 2, 3, 1)]
-        strides = [[steps[i] for i in (0, 2, 3, 1)] for steps in strides]
-    return tuple(shape), [tuple(steps) for steps in strides]
+    aligned = []
+    for x in (a, b):
+        missing, order = rank - x.dim(), (0, 3, 1, 2) if x.dim() == 4 else range(x.dim())
+        steps = [0 if x.shape[d] == 1 else x.stride(d) for d in order]
+        aligned.append(([1] * missing + [x.shape[d] for d in order], [0] * missing + steps))
+    (sizes, _), (others, _) = aligned
+    if any(one != other and 1 not in (one, other) for one, other in zip(sizes, others, strict=True)):
+        refuse(op, f"shapes must broadcast, got {logical(a)} and {logical(b)}")
+    shape = [other if one == 1 else one for one, other in zip(sizes, others, strict=True)]
+    order = (0, 2, 3, 1) if rank == 4 else range(rank)
+    return tuple(shape[d] for d in order), [tuple(steps[d] for d in order) for _, steps in aligned]
 
 
 @triton.jit
@@ -232,16 +225,18 @@ def pointwise(
     Raises:
         Refused: shapes that do not broadcast, another dtype or device.
     """
-    check_dtype(op, "input", a, FLOATS)
-    if b is not None:
-        check_dtype(op, "other", b, FLOATS)
+    for name, x in (("input", a), ("other", b)):
+        if x is not None:
+            check_dtype(op, name, x, FLOATS)
+            if x.device != runtime.device():
+                refuse(op, f"{name} must be on {runtime.device()}, got {x.device}")
     dtype = dtype or (a.dtype if b is None or b.dtype == a.dtype else torch.float32)
     made = None if shape is None else runtime.empty(shape, dtype)
-    wide, (a_steps, b_steps) = broadcast(op, a, next(x for x in (b, made, a) if x is not None))
+    wide, (a_steps, b_steps) = broadcast(op, a, b if b is not None else made if made is not None else a)
     if shape not in (None, wide):
         refuse(op, f"input must broadcast to {shape}, got {tuple(a.shape)}")
     y = runtime.empty(wide, dtype) if made is None else made
-    loop = walk(op, wide, a_steps, b_steps if b is not None else a_steps)
+    loop = walk(op, wide, a_steps, a_steps if b is None else b_steps)
     launch(
         _pointwise_kernel, loop.grid, a, b, y, *loop.sizes, *loop.strides[0], *loop.strides[1], float(number),
         F=function, **loop.tile,

@@ -106,7 +106,9 @@ class Function:
         """Run forward on the inputs' buffers and record the operation if a gradient may be wanted."""
         from tritonnet.autograd.tensor import Tensor, check_tensors
 
-        check_tensors(cls.name, **{f"input {i}": t for i, t in enumerate(inputs) if t is not None})
+        for number, t in enumerate(inputs):
+            if t is not None and not isinstance(t, Tensor):
+                check_tensors(cls.name, **{f"input {number}": t})  # type: ignore[unreachable]
         needs = tuple(_enabled and t is not None and t.requires_grad for t in inputs)
         ctx = Context(needs)
         out = cls.forward(ctx, *(None if t is None else t.data for t in inputs), **constants)
