@@ -65,7 +65,7 @@ class Context:
 class Node:
     """One recorded operation."""
 
-    __slots__ = ("ctx", "edges", "function", "inputs", "outputs", "sequence", "versions")
+    __slots__ = ("ctx", "edges", "function", "outputs", "sequence", "versions")
 
     def __init__(
         self, function: type["Function"], ctx: Context, inputs: tuple["Tensor | None", ...], outputs: int
@@ -179,23 +179,15 @@ def graph(root: "Tensor") -> None:
     """Print the recorded operations that lead to `root`, one a line, first recorded first; leaves by their shape."""
     if not hasattr(root, "edge"):
         refuse("graph", f"root must be a tritonnet Tensor, got {type(root).__name__}")
-    edge = root.edge()
-    stack = [edge[0]] if isinstance(edge, tuple) else []
-    seen: dict[int, Node] = {}
+    nodes: dict[int, Node] = {}
+    stack = [root.edge()]
     while stack:
-        node = stack.pop()
-        if node.sequence in seen:
-            continue
-        seen[node.sequence] = node
-        stack.extend(edge[0] for edge in node.edges if isinstance(edge, tuple))
-    order = {sequence: number for number, sequence in enumerate(sorted(seen), start=1)}
-    lines = []
+        edge = stack.pop()
+        if isinstance(edge, tuple) and edge[0].sequence not in nodes:
+            nodes[edge[0].sequence] = edge[0]
+            stack += edge[0].edges
+    order = {sequence: number for number, sequence in enumerate(sorted(nodes), start=1)}
     for sequence, number in order.items():
-        sources = []
-        for edge in seen[sequence].edges:
-            if isinstance(edge, tuple):
-                sources.append(f"%{order[edge[0].sequence]}")
-            elif edge is not None:
-                sources.append(f"leaf{tuple(edge.shape)}")
-        lines.append(f"%{number} = {seen[sequence].function.name}({', '.join(sources)})")
-    print("\n".join(lines))
+        edges = [edge for edge in nodes[sequence].edges if edge is not None]
+        sources = [f"%{order[e[0].sequence]}" if isinstance(e, tuple) else f"leaf{tuple(e.shape)}" for e in edges]
+        print(f"%{number} = {nodes[sequence].function.name}({', '.join(sources)})")

@@ -14,7 +14,7 @@ from tritonnet.autograd import function
 from tritonnet.kernels import fault, runtime
 from tritonnet.kernels.convert import cast, nchw_to_nhwc, nhwc_to_nchw
 from tritonnet.kernels.fill import fill
-from tritonnet.kernels.runtime import Refused, refuse
+from tritonnet.kernels.runtime import Refused, logical, refuse
 
 __all__ = [
     "Parameter",
@@ -70,8 +70,7 @@ class Tensor:
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes as torch gives them: (N, C, H, W) for rank 4."""
-        sizes = tuple(self.data.shape)
-        return (sizes[0], sizes[3], sizes[1], sizes[2]) if len(sizes) == 4 else sizes
+        return logical(self.data)
 
     @property
     def ndim(self) -> int:
@@ -136,6 +135,11 @@ class Tensor:
         """Add `gradient` to the `.grad` of this leaf."""
         if self.requires_grad:
             self.grad = Tensor(function.add(None if self.grad is None else self.grad.data, gradient))
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradient, or make it zero: in a fresh buffer, since the old one may be another tensor's too."""
+        if self.grad is not None:
+            self.grad = None if set_to_none else Tensor(runtime.zeros(tuple(self.data.shape), torch.float32))
 
     def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
         """Set whether this leaf gathers a gradient."""

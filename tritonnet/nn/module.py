@@ -11,7 +11,7 @@ import torch
 from tritonnet.autograd import Parameter, Tensor, check_device
 from tritonnet.autograd.tensor import as_tensor
 from tritonnet.kernels.convert import as_dtype
-from tritonnet.kernels.runtime import Refused, refuse, zeros
+from tritonnet.kernels.runtime import Refused, refuse
 
 __all__ = ["IncompatibleKeys", "Module", "StateDictError"]
 
@@ -210,11 +210,7 @@ class Module:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the parameters' gradients, or fill them with zeros."""
         for parameter in self.parameters():
-            if parameter.grad is not None and not set_to_none:
-                # a fresh buffer: the old one may be another tensor's gradient too
-                parameter.grad = Tensor(zeros(tuple(parameter.data.shape), torch.float32))
-            else:
-                parameter.grad = None
+            parameter.zero_grad(set_to_none)
 
     def to(self, device: Any) -> Self:
         """This module, if `device` is the process's own.

@@ -10,7 +10,7 @@ from tritonnet.autograd import Context, Function, Tensor, check_device
 from tritonnet.kernels import runtime
 from tritonnet.kernels.convert import cast, copy, nchw_to_nhwc, nhwc_to_nchw
 from tritonnet.kernels.pad import pad_fwd
-from tritonnet.kernels.runtime import only, refuse
+from tritonnet.kernels.runtime import logical, only, refuse
 
 __all__ = [
     "PadFunction", "PermuteFunction", "ReshapeFunction", "ToFunction", "buffer_dim", "flatten", "pad", "permute",
@@ -37,8 +37,7 @@ class ReshapeFunction(Function):
 
     @staticmethod
     def forward(ctx: Context, x: Buffer, *, shape: tuple[int, ...]) -> Buffer:
-        sizes = tuple(x.shape)
-        ctx.shape = tuple(sizes[i] for i in (0, 3, 1, 2)) if len(sizes) == 4 else sizes
+        ctx.shape = logical(x)
         return _reshaped(x, shape)
 
     @staticmethod

@@ -163,9 +163,7 @@ class Optimizer:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters, or make them zero."""
         for p in self._params():
-            if p.grad is not None:
-                # a fresh buffer: the old one may still be another tensor's value
-                p.grad = None if set_to_none else Tensor(runtime.zeros(tuple(p.data.shape), torch.float32))
+            p.zero_grad(set_to_none)
 
     # --- saving and loading ---
 
