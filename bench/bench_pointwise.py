@@ -3,27 +3,25 @@
 import torch
 
 from bench.cases import DEVICE, IMAGES, LOW, Case, active, nbytes, nchw, nhwc, over, randn
-from tritonnet.kernels.add import add_fwd
+from tritonnet.kernels.activation import activation_bwd, activation_fwd
+from tritonnet.kernels.arithmetic import add_fwd, mul_fwd
 from tritonnet.kernels.dropout import dropout as drop
-from tritonnet.kernels.mul import mul_fwd
-from tritonnet.kernels.relu import relu_bwd, relu_fwd
-from tritonnet.kernels.sigmoid import sigmoid_fwd
 
 
 def relu(n: int, side: int, c: int) -> Case:
     x = randn(n, side, side, c)
-    return Case(lambda: relu_fwd(x), lambda: torch.relu(x), 2 * nbytes(x), rtol=0.0)
+    return Case(lambda: activation_fwd("relu", x), lambda: torch.relu(x), 2 * nbytes(x), rtol=0.0)
 
 
 def relu_backward(n: int, side: int, c: int) -> Case:
     y, dy = active(n, side, side, c), randn(n, side, side, c)
     theirs = torch.ops.aten.threshold_backward
-    return Case(lambda: relu_bwd(dy, y), lambda: theirs(dy, y, 0), 3 * nbytes(y), rtol=0.0)
+    return Case(lambda: activation_bwd("relu", dy, y), lambda: theirs(dy, y, 0), 3 * nbytes(y), rtol=0.0)
 
 
 def sigmoid(n: int, side: int, c: int) -> Case:
     x = randn(n, side, side, c)
-    return Case(lambda: sigmoid_fwd(x), lambda: torch.sigmoid(x), 2 * nbytes(x))
+    return Case(lambda: activation_fwd("sigmoid", x), lambda: torch.sigmoid(x), 2 * nbytes(x))
 
 
 def add(n: int, side: int, c: int) -> Case:

@@ -20,7 +20,7 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.runtime import cdiv, empty, launch
-from tritonnet.kernels.tensor_table import BLOCK, LOW, Tables, entry, low_dtype, row_of, store_low
+from tritonnet.kernels.tensor_table import Tables, entry, low_dtype, row_of, store_low
 
 __all__ = ["adam_step"]
 
@@ -92,21 +92,8 @@ def _adam_step_kernel(
             whole = tl.full((BLOCK,), True, tl.int1)
             _adam_chunk(row_ptr, factor_ptr, start, lane, whole, decay, rise1, beta2, rise2, eps, DECOUPLED, LOW, ALIGN)
         else:
-            _adam_chunk(
-                row_ptr,
-                factor_ptr,
-                start,
-                lane,
-                start + lane < n,
-                decay,
-                rise1,
-                beta2,
-                rise2,
-                eps,
-                DECOUPLED,
-                LOW,
-                ALIGN,
-            )
+            live = start + lane < n
+            _adam_chunk(row_ptr, factor_ptr, start, lane, live, decay, rise1, beta2, rise2, eps, DECOUPLED, LOW, ALIGN)
 
 
 def _log(beta: float) -> float:
@@ -114,20 +101,10 @@ def _log(beta: float) -> float:
 
 
 def adam_step(
-    tables: Tables,
-    params: Sequence[Buffer],
-    grads: Sequence[Buffer],
-    exp_avgs: Sequence[Buffer],
-    exp_avg_sqs: Sequence[Buffer],
-    steps: Sequence[Buffer],
-    lows: Sequence[Buffer | None],
-    lr: Buffer,
-    *,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-) -> None:
+    tables: Tables, params: Sequence[Buffer], grads: Sequence[Buffer], exp_avgs: Sequence[Buffer | None],
+    exp_avg_sqs: Sequence[Buffer | None], steps: Sequence[Buffer | None], lows: Sequence[Buffer | None], lr: Buffer, *,
+    betas: Sequence[float], eps: float, weight_decay: float, decoupled: bool,
+) -> None:  # fmt: skip
     """One step of every parameter, in place; none while the error flag is up.
 
     Args:
@@ -156,10 +133,8 @@ def adam_step(
         _adam_count_kernel, (cdiv(table.tensors, 256),), table.addresses, lr, flag, factors, table.tensors,
         LOG_BETA1=_log(betas[0]), LOG_BETA2=_log(betas[1]), DECAY=float(weight_decay), BLOCK=256,
     )  # fmt: skip
-    low = LOW[low_dtype("adam", lows)]
-    launch(
-        _adam_step_kernel, (table.blocks.shape[0],), table.addresses, table.blocks, factors, flag,
-        float(weight_decay), 1.0 - betas[0], float(betas[1]), 1.0 - betas[1], float(eps),
-        DECOUPLED=decoupled, LOW=low, ALIGN=table.align, BLOCK=BLOCK, num_warps=8,
-        moved=table.elements * (30 if low else 28),
+    low = low_dtype("adam", lows)
+    table.launch(
+        _adam_step_kernel, factors, flag, float(weight_decay), 1.0 - betas[0], float(betas[1]), 1.0 - betas[1], float(eps),
+        DECOUPLED=decoupled, LOW=low, moved=28 if low is None else 30,
     )  # fmt: skip

@@ -10,8 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels.runtime import cdiv, check_dtype, empty, launch, refuse
-from tritonnet.kernels.softmax import load_rows, pick_tile, rows
+from tritonnet.kernels.runtime import check_dtype, empty, launch, refuse
+from tritonnet.kernels.softmax import load_rows, row_tile, rows
 
 __all__ = ["argmax_fwd", "first_largest"]
 
@@ -66,9 +66,6 @@ def argmax_fwd(x: torch.Tensor, *, dtype: torch.dtype = torch.int64) -> torch.Te
     check_dtype("argmax", "dtype", y, (torch.int64, torch.int32, torch.uint8))
     if dtype == torch.uint8 and c > 256:
         refuse("argmax", f"x must have at most 256 channels for uint8 indices, got {c}")
-    tile = pick_tile(c)
-    launch(
-        _argmax_fwd_kernel, (cdiv(m, tile.rows),), x, y, m,
-        C=c, X_PITCH=x_pitch, BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.num_warps,
-    )  # fmt: skip
+    grid, tile = row_tile(m, c)
+    launch(_argmax_fwd_kernel, grid, x, y, m, C=c, X_PITCH=x_pitch, **tile)
     return y

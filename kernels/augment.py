@@ -20,8 +20,9 @@ import torch
 import triton
 import triton.language as tl
 
+from tritonnet.kernels.pointwise import FLOATS, flat_tile
 from tritonnet.kernels.random import cos_sin
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, empty, flat, launch, refuse
+from tritonnet.kernels.runtime import check_buffer, check_dtype, empty, flat, launch, refuse
 
 __all__ = ["PARAMETERS", "augment_fwd"]
 
@@ -137,24 +138,22 @@ def augment_fwd(
     n, h, w, c = x.shape
     if n * h * w > 2**30:
         refuse(op, f"images must have at most 2**30 pixels (N*H*W), got {n * h * w}")
-    wanted = {"parameters": (parameters, torch.float32, (n, PARAMETERS)), "mean": (mean, torch.float32, (c,)),
-              "rstd": (rstd, torch.float32, (c,))}  # fmt: skip
+    check_buffer(op, "parameters", parameters, torch.float32, (n, PARAMETERS))
+    check_buffer(op, "mean", mean, torch.float32, (c,))
+    check_buffer(op, "rstd", rstd, torch.float32, (c,))
     if grid is not None:
-        wanted["grid"] = (grid, torch.float32, (n, 2, max(grid.shape[-1], 2), max(grid.shape[-1], 2)))
+        side = max(grid.shape[-1], 2)
+        check_buffer(op, "grid", grid, torch.float32, (n, 2, side, side))
     if keys is not None:
-        wanted["keys"] = (keys, torch.int64, (n,))
-    for name, (buffer, kind, shape) in wanted.items():
-        check_dtype(op, name, buffer, (kind,))
-        if tuple(buffer.shape) != shape:
-            refuse(op, f"{name} must have shape {shape}, got {tuple(buffer.shape)}")
-    for name, buffer in (("images", x), ("masks", mask), *((name, given[0]) for name, given in wanted.items())):
-        flat(op, name, buffer)
+        check_buffer(op, "keys", keys, torch.int64, (n,))
+    flat(op, "images", x)
+    flat(op, "masks", mask)
     y, t = empty((n, h, w, c), dtype), empty((n, h, w), torch.uint8)
-    check_dtype(op, "dtype", y, (torch.float32, torch.bfloat16, torch.float16))
-    block = 65536 if INTERPRET else 256
+    check_dtype(op, "dtype", y, FLOATS)
+    tiles, tile = flat_tile(n * h * w, 256)
     launch(
-        _augment_fwd_kernel, (cdiv(n * h * w, block),), x, mask, parameters, grid, keys, mean, rstd, y, t,
+        _augment_fwd_kernel, tiles, x, mask, parameters, grid, keys, mean, rstd, y, t,
         n * h * w, h, w, c, 0 if grid is None else grid.shape[-1], float(scale),
-        PARAMETERS=PARAMETERS, ELASTIC=grid is not None, NOISE=keys is not None, BLOCK=block, num_warps=4,
+        PARAMETERS=PARAMETERS, ELASTIC=grid is not None, NOISE=keys is not None, **tile,
     )  # fmt: skip
     return y, t

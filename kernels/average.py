@@ -18,7 +18,7 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.runtime import check_dtype, launch
-from tritonnet.kernels.tensor_table import BLOCK, Tables, entry, row_of
+from tritonnet.kernels.tensor_table import Tables, entry, row_of
 
 __all__ = ["average_update"]
 
@@ -81,7 +81,4 @@ def average_update(
             check_dtype("average", name, buffer, (torch.float32,))
     table, flag = tables.get("average", averages, weights), fault.flag()
     launch(_average_count_kernel, (1,), count, flag, num_warps=1)
-    launch(
-        _average_update_kernel, (table.blocks.shape[0],), table.addresses, table.blocks, count, flag,
-        1.0 - (decay or 0.0), EQUAL=decay is None, ALIGN=table.align, BLOCK=BLOCK, num_warps=8,
-    )  # fmt: skip
+    table.launch(_average_update_kernel, count, flag, 1.0 - (decay or 0.0), EQUAL=decay is None, moved=12)

@@ -13,8 +13,9 @@ import torch
 import triton
 import triton.language as tl
 
+from tritonnet.kernels.pointwise import pixel_tile
 from tritonnet.kernels.runtime import empty, launch, pitch
-from tritonnet.kernels.window import Pair, check_window, pick_tile
+from tritonnet.kernels.window import Pair, check_window, pixel_index
 
 __all__ = ["avg_pool2d_bwd", "avg_pool2d_fwd"]
 
@@ -39,10 +40,7 @@ def _avg_pool2d_fwd_kernel(
     R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr, PAD_W: tl.constexpr, ALL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M] output pixel
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
-    live = ((m >= 0) & (m < n_out))[:, None] & (c < C)[None, :]  # [M, C]; m wraps in the last program of 2**31 pixels
-    n, p, q = m // (P * Q), m // Q % P, m % Q
+    m, c, live, n, p, q = pixel_index(n_out, P, Q, C, BLOCK_M, BLOCK_C)
     acc = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     for r in range(R):
         for s in range(S):
@@ -61,10 +59,7 @@ def _avg_pool2d_bwd_kernel(
     R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr, PAD_W: tl.constexpr, ALL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M] input pixel
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
-    live = ((m >= 0) & (m < n_in))[:, None] & (c < C)[None, :]  # [M, C]
-    n, h, w = m // (H * W), m // W % H, m % W
+    m, c, live, n, h, w = pixel_index(n_in, H, W, C, BLOCK_M, BLOCK_C)
     dx = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     for i in range((R + STRIDE_H - 1) // STRIDE_H):  # the windows that cover (h, w), last one first
         for j in range((S + STRIDE_W - 1) // STRIDE_W):
@@ -96,14 +91,12 @@ def avg_pool2d_fwd(
     Raises:
         Refused: another dtype, a size out of range, or no room for one window.
     """
-    N, H, W, C, P, Q = check_window(OP, x, kernel_size, stride, padding)
+    (N, H, W, C, P, Q), window = check_window(OP, x, kernel_size, stride, padding)
     y = empty((N, P, Q, C), x.dtype)
-    tile = pick_tile(N * P * Q, C)
+    grid, tile = pixel_tile(N * P * Q, C)
     launch(
-        _avg_pool2d_fwd_kernel, tile.grid(N * P * Q, C), x, y, N * P * Q, H, W, P, Q, C, pitch(x),
-        R=kernel_size[0], S=kernel_size[1], STRIDE_H=stride[0], STRIDE_W=stride[1], PAD_H=padding[0], PAD_W=padding[1],
-        ALL=count_include_pad, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
-    )  # fmt: skip
+        _avg_pool2d_fwd_kernel, grid, x, y, N * P * Q, H, W, P, Q, C, pitch(x), **window, ALL=count_include_pad, **tile
+    )
     return y
 
 
@@ -127,12 +120,11 @@ def avg_pool2d_bwd(
     Raises:
         Refused: shapes that do not belong together, or a size out of range.
     """
-    N, _, _, C, P, Q = check_window(OP, dy, kernel_size, stride, padding, (H, W))
+    (N, _, _, C, P, Q), window = check_window(OP, dy, kernel_size, stride, padding, (H, W))
     dx = empty((N, H, W, C), dy.dtype)
-    tile = pick_tile(N * H * W, C)
+    grid, tile = pixel_tile(N * H * W, C)
     launch(
-        _avg_pool2d_bwd_kernel, tile.grid(N * H * W, C), dy, dx, N * H * W, H, W, P, Q, C, pitch(dy),
-        R=kernel_size[0], S=kernel_size[1], STRIDE_H=stride[0], STRIDE_W=stride[1], PAD_H=padding[0], PAD_W=padding[1],
-        ALL=count_include_pad, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+        _avg_pool2d_bwd_kernel, grid, dy, dx, N * H * W, H, W, P, Q, C, pitch(dy),
+        **window, ALL=count_include_pad, **tile,
     )  # fmt: skip
     return dx

@@ -23,23 +23,11 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels.batch_norm_stats import (
-    APPLY,
-    OP,
-    REDUCE,
-    Running,
-    batch_norm_merge,
-    batch_norm_stats,
-    check_image,
-    check_vectors,
-    pick_tile,
-)
-from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, launch, next_power_of_2, pitch, refuse
+from tritonnet.kernels.batch_norm_stats import OP, STAGES, Running, check_image, check_vectors, pick_tile
+from tritonnet.kernels.pointwise import FLOATS
+from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, image_of, launch, next_power_of_2, pitch
 
-__all__ = [
-    "Norm", "Running", "batch_norm_bwd", "batch_norm_fwd", "batch_norm_merge", "batch_norm_stats", "coefficients",
-    "feedback", "merge_sums", "relu",
-]  # fmt: skip
+__all__ = ["Norm", "Running", "batch_norm_bwd", "batch_norm_fwd", "coefficients", "feedback", "merge_sums", "relu"]
 
 
 @dataclass(frozen=True)
@@ -198,15 +186,12 @@ def batch_norm_fwd(
     """
     N, H, W, C = check_image("input", x)
     check_vectors(C, running_mean=mean, running_var=var, weight=w, bias=b)
-    y = empty((N, H, W, C), x.dtype) if out is None else out
-    if check_image("out", y) != (N, H, W, C):
-        refuse(OP, f"out must have the input's buffer shape {(N, H, W, C)}, got {tuple(y.shape)}")
+    y = empty((N, H, W, C), x.dtype) if out is None else image_of(OP, "out", out, (N, H, W, C), FLOATS)
     pixels = N * H * W
-    tile = pick_tile(pixels, C, 4096, APPLY)
+    grid, tile = pick_tile(pixels, C, 4096, 16)
     launch(
-        _batch_norm_fwd_kernel, (tile.programs, cdiv(C, tile.channels)),
-        x, mean, var, w, b, y, pixels, C, pitch(x), pitch(y), float(eps),
-        RELU=relu, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+        _batch_norm_fwd_kernel, grid, x, mean, var, w, b, y, pixels, C, pitch(x), pitch(y), float(eps),
+        RELU=relu, **tile,
     )  # fmt: skip
     return y
 
@@ -219,7 +204,7 @@ def merge_sums(tile_dw: torch.Tensor, tile_db: torch.Tensor) -> tuple[torch.Tens
     launch(
         _batch_norm_bwd_merge_kernel, (cdiv(C, block_c),),
         tile_dw, tile_db, dw, db, tiles, C,
-        BLOCK_T=min(512, next_power_of_2(max(tiles, 1))), BLOCK_C=block_c, num_warps=8,
+        BLOCK_T=min(512, next_power_of_2(tiles)), BLOCK_C=block_c, num_warps=8,
     )  # fmt: skip
     return dw, db
 
@@ -251,23 +236,20 @@ def batch_norm_bwd(
     """
     N, H, W, C = check_image("input", x)
     check_vectors(C, running_mean=mean, running_var=var, weight=w, bias=b)
-    if check_image("the gradient", dy) != (N, H, W, C):
-        refuse(OP, f"the gradient must have the input's buffer shape {(N, H, W, C)}, got {tuple(dy.shape)}")
+    image_of(OP, "the gradient", dy, (N, H, W, C), FLOATS)
     pixels = N * H * W
     if sums is None:
-        tile = pick_tile(pixels, C, 2048, REDUCE)
-        sums = empty((tile.programs, C), torch.float32), empty((tile.programs, C), torch.float32)
+        grid, tile = pick_tile(pixels, C, 2048, 4, 2)
+        sums = empty((grid[0], C), torch.float32), empty((grid[0], C), torch.float32)
         launch(
-            _batch_norm_bwd_stats_kernel, (tile.programs, cdiv(C, tile.channels)),
-            dy, x, mean, var, w, b, *sums, pixels, C, pitch(dy), pitch(x), float(eps),
-            RELU=relu, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, STAGES=tile.num_stages, num_warps=tile.num_warps,
+            _batch_norm_bwd_stats_kernel, grid, dy, x, mean, var, w, b, *sums, pixels, C, pitch(dy), pitch(x), float(eps),
+            RELU=relu, STAGES=STAGES, **tile,
         )  # fmt: skip
     dw, db = merge_sums(*sums)
     dx = empty((N, H, W, C), x.dtype)
-    tile = pick_tile(pixels, C, 2048, APPLY)
+    grid, tile = pick_tile(pixels, C, 4096, 4)
     launch(
-        _batch_norm_bwd_kernel, (tile.programs, cdiv(C, tile.channels)),
-        dy, x, mean, var, w, b, dw, db, dx, pixels, C, pitch(dy), pitch(x), float(eps),
-        RELU=relu, TRAINING=training, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+        _batch_norm_bwd_kernel, grid, dy, x, mean, var, w, b, dw, db, dx, pixels, C, pitch(dy), pitch(x), float(eps),
+        RELU=relu, TRAINING=training, **tile,
     )  # fmt: skip
     return dx, dw, db

@@ -17,8 +17,9 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.batch_norm import coefficients, feedback, merge_sums, relu
-from tritonnet.kernels.batch_norm_stats import APPLY, OP, REDUCE, check_image, check_vectors, pick_tile
-from tritonnet.kernels.runtime import cdiv, empty, launch, pitch, refuse
+from tritonnet.kernels.batch_norm_stats import OP, check_image, check_vectors, pick_tile
+from tritonnet.kernels.pointwise import FLOATS
+from tritonnet.kernels.runtime import cdiv, empty, image_of, launch, pitch, refuse
 
 __all__ = ["batch_norm_pool_bwd", "batch_norm_pool_fwd"]
 
@@ -195,16 +196,13 @@ def batch_norm_pool_fwd(
     check_vectors(C, running_mean=mean, running_var=var, weight=w, bias=b)
     if min(H, W) < 2:
         refuse("max_pool2d", f"kernel_size (2, 2) must fit into the input of {H} x {W}")
-    y = empty((N, H, W, C), x.dtype) if out is None else out
-    if check_image("out", y) != (N, H, W, C) or y.dtype != x.dtype:
-        refuse(OP, f"out must be {(N, H, W, C)} of the input's {x.dtype}, got {tuple(y.shape)} of {y.dtype}")
+    y = empty((N, H, W, C), x.dtype) if out is None else image_of(OP, "out", out, (N, H, W, C), (x.dtype,))
     z = empty((N, H // 2, W // 2, C), x.dtype)
     windows = N * cdiv(H, 2) * cdiv(W, 2)
-    tile = pick_tile(windows, C, 2048, APPLY)
+    grid, tile = pick_tile(windows, C, 1024, 32)
     launch(
-        _batch_norm_pool_fwd_kernel, (tile.programs, cdiv(C, tile.channels)),
-        x, mean, var, w, b, y, z, windows, H, W, cdiv(H, 2), cdiv(W, 2), C, pitch(x), pitch(y), float(eps),
-        BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+        _batch_norm_pool_fwd_kernel, grid,
+        x, mean, var, w, b, y, z, windows, H, W, cdiv(H, 2), cdiv(W, 2), C, pitch(x), pitch(y), float(eps), **tile,
     )  # fmt: skip
     return y, z
 
@@ -235,24 +233,19 @@ def batch_norm_pool_bwd(
     N, H, W, C = check_image("input", x)
     check_vectors(C, running_mean=mean, running_var=var, weight=w, bias=b)
     for gradient, shape in ((dy, (N, H, W, C)), (dz, (N, H // 2, W // 2, C))):
-        if gradient is not None and check_image("the gradient", gradient) != shape:
-            refuse(OP, f"the gradient must have the output's buffer shape {shape}, got {tuple(gradient.shape)}")
+        if gradient is not None:
+            image_of(OP, "the gradient", gradient, shape, FLOATS)
     rows, columns = cdiv(H, 2), cdiv(W, 2)
     windows = N * rows * columns
     sizes = (H, W, rows, columns, C, pitch(dy) if dy is not None else C, pitch(dz), pitch(x), float(eps))
-    tile = pick_tile(windows, C, 512, REDUCE)
-    tile_dw, tile_db = (empty((tile.programs, C), torch.float32) for _ in range(2))
-    launch(
-        _batch_norm_pool_bwd_stats_kernel, (tile.programs, cdiv(C, tile.channels)),
-        dy, dz, x, mean, var, w, b, tile_dw, tile_db, windows, *sizes,
-        BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
-    )  # fmt: skip
-    dw, db = merge_sums(tile_dw, tile_db)
+    grid, tile = pick_tile(windows, C, 512, 16)
+    sums = empty((grid[0], C), torch.float32), empty((grid[0], C), torch.float32)
+    launch(_batch_norm_pool_bwd_stats_kernel, grid, dy, dz, x, mean, var, w, b, *sums, windows, *sizes, **tile)
+    dw, db = merge_sums(*sums)
     dx = empty((N, H, W, C), x.dtype)
-    tile = pick_tile(windows, C, 512, APPLY)
+    grid, tile = pick_tile(windows, C, 256, 32)
     launch(
-        _batch_norm_pool_bwd_kernel, (tile.programs, cdiv(C, tile.channels)),
-        dy, dz, x, mean, var, w, b, dw, db, dx, windows, N * H * W, *sizes,
-        TRAINING=training, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+        _batch_norm_pool_bwd_kernel, grid, dy, dz, x, mean, var, w, b, dw, db, dx, windows, N * H * W, *sizes,
+        TRAINING=training, **tile,
     )  # fmt: skip
     return dx, dw, db

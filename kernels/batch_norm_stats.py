@@ -21,56 +21,38 @@ import torch
 import triton
 import triton.language as tl
 
+from tritonnet.kernels import runtime
+from tritonnet.kernels.pointwise import FLOATS, pixel_tile
 from tritonnet.kernels.runtime import (
-    INTERPRET,
     cdiv,
+    check_buffer,
     check_dtype,
     empty,
-    flat,
     image,
     launch,
     multiprocessors,
-    next_power_of_2,
     pitch,
     refuse,
 )
 
 __all__ = [
-    "APPLY", "REDUCE", "Running", "Tile", "batch_norm_merge", "batch_norm_stats", "check_image", "check_vectors",
+    "STAGES", "Running", "batch_norm_merge", "batch_norm_stats", "check_image", "check_vectors",
     "pick_tile",
 ]  # fmt: skip
 
 OP = "batch_norm"
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-REDUCE = 4  # programs a multiprocessor that reduce: as many as fit at once; more only leave more partial results
-APPLY = 16  # programs a multiprocessor that write images: each loads the coefficients of its channels once
+STAGES = 3  # steps of a reduction in flight at once
 
 
-@dataclass(frozen=True)
-class Tile:
-    """How an image is cut: pixels x channels are one step of a program, and `programs` share the pixels."""
+def pick_tile(
+    pixels: int, channels: int, elements: int, load: int, num_warps: int = 4
+) -> tuple[tuple[int, int], dict[str, int]]:
+    """Grid and tile: up to `load` programs a multiprocessor share the pixels, `elements` a step (see `pixel_tile`).
 
-    pixels: int
-    channels: int
-    programs: int
-    num_warps: int = 4
-    num_stages: int = 3  # steps of a reduction in flight at once
-
-
-def pick_tile(pixels: int, channels: int, elements: int, load: int) -> Tile:
-    """Up to `load` programs a multiprocessor, `elements` a step, in rows of up to 128 channels.
-
-    A row is the largest power of two that divides `channels` where that is 32 or more.
+    The callers' numbers are the best of a sweep on an H200. Programs that reduce leave partial results: as many as fit at once.
     """
-    divisor = min(channels & -channels, 128)
-    block_c = divisor if divisor >= 32 else min(next_power_of_2(channels), 128)
-    if channels % 8:  # channels that are no vectors take an address each, and those take registers
-        elements //= 2
-    block_m = elements // block_c
-    if INTERPRET:  # an operation costs 30 us whatever its size
-        block_m = min(65536 // block_c, next_power_of_2(max(pixels, 1)))
-    most = max(1, load * multiprocessors() // cdiv(channels, block_c))
-    return Tile(block_m, block_c, min(cdiv(pixels, block_m), most))
+    (steps, across), tile = pixel_tile(pixels, channels, elements, 64)
+    return (min(steps, max(1, load * multiprocessors() // across)), across), {**tile, "num_warps": num_warps}
 
 
 @dataclass(frozen=True)
@@ -182,9 +164,7 @@ def check_vectors(C: int, **vectors: torch.Tensor | None) -> None:
     """Refuse all but None and one float32 number a channel."""
     for name, vector in vectors.items():
         if vector is not None:
-            check_dtype(OP, name, vector, (torch.float32,))
-            if flat(OP, name, vector) != C or vector.dim() != 1:
-                refuse(OP, f"{name} must have shape ({C},), one number a channel, got {tuple(vector.shape)}")
+            check_buffer(OP, name, vector, torch.float32, (C,), ", one number a channel")
 
 
 def batch_norm_stats(x: torch.Tensor, running: Running | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -202,14 +182,10 @@ def batch_norm_stats(x: torch.Tensor, running: Running | None = None) -> tuple[t
     """
     N, H, W, C = check_image("input", x)
     pixels = N * H * W
-    tile = pick_tile(pixels, C, 4096, REDUCE)
-    count = empty((tile.programs,), torch.float32)
-    mean, m2 = (empty((tile.programs, C), torch.float32) for _ in range(2))
-    launch(
-        _batch_norm_stats_kernel, (tile.programs, cdiv(C, tile.channels)),
-        x, count, mean, m2, pixels, C, pitch(x),
-        BLOCK_M=tile.pixels, BLOCK_C=tile.channels, STAGES=tile.num_stages, num_warps=tile.num_warps,
-    )  # fmt: skip
+    grid, tile = pick_tile(pixels, C, 2048, 4, 2)
+    count = empty(grid[:1], torch.float32)
+    mean, m2 = (empty((grid[0], C), torch.float32) for _ in range(2))
+    launch(_batch_norm_stats_kernel, grid, x, count, mean, m2, pixels, C, pitch(x), STAGES=STAGES, **tile)
     return batch_norm_merge(count, mean, m2, running)
 
 
@@ -232,10 +208,7 @@ def batch_norm_merge(
     """
     tiles, C = mean.shape
     for name, x, shape in (("count", count, (tiles,)), ("mean", mean, (tiles, C)), ("m2", m2, (tiles, C))):
-        check_dtype(OP, name, x, (torch.float32,))
-        flat(OP, name, x)
-        if tuple(x.shape) != shape:
-            refuse(OP, f"{name} must have shape {shape}, got {tuple(x.shape)}")
+        check_buffer(OP, name, x, torch.float32, shape)
     arguments: tuple[torch.Tensor | None, ...] = (None, None, None)
     momentum = 0.0
     cumulative = False
@@ -250,8 +223,8 @@ def batch_norm_merge(
         momentum = float(running.momentum or 0.0)
     out_mean, out_var = (empty((C,), torch.float32) for _ in range(2))
     # An average over all batches reads the count that the first program raises: one program then.
-    block_c = next_power_of_2(C) if cumulative or INTERPRET else 8
-    block_t = max(1, min(4096 // block_c, next_power_of_2(max(tiles, 1))))
+    block_c = runtime.next_power_of_2(C) if cumulative or runtime.INTERPRET else 8
+    block_t = max(1, min(4096 // block_c, runtime.next_power_of_2(tiles)))
     launch(
         _batch_norm_merge_kernel, (cdiv(C, block_c),),
         count, mean, m2, out_mean, out_var, *arguments, tiles, C, momentum,

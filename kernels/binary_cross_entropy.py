@@ -16,20 +16,9 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels import fault
-from tritonnet.kernels.loss import (
-    COUNTS,
-    FLOATS,
-    INTEGERS,
-    check_reduction,
-    counted_weight,
-    flag_not_finite,
-    log1p,
-    loss_count,
-    loss_merge,
-    room_for_gradient,
-)  # fmt: skip
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, empty, flat, launch, logical, refuse
+from tritonnet.kernels.loss import INTEGERS, counted_weight, log1p, loss_fwd, mean_factor, store_loss
+from tritonnet.kernels.pointwise import FLOATS, flat_tile
+from tritonnet.kernels.runtime import check_dtype, flat, logical, refuse
 from tritonnet.kernels.softmax import rows
 
 __all__ = ["binary_cross_entropy_fwd"]
@@ -38,11 +27,9 @@ __all__ = ["binary_cross_entropy_fwd"]
 @triton.jit
 def _binary_cross_entropy_fwd_kernel(
     x_ptr, target_ptr, weight_ptr, pos_weight_ptr, count_ptr, dx_ptr, loss_ptr, fault_ptr,
-    n, weight_row, weight_channel, pos_row, pos_channel, counts,
-    ignore, scale,  # scale: 1 / n for a mean
+    n, factor, ignore, weight_row, weight_channel, pos_row, pos_channel,
     C: tl.constexpr, X_PITCH: tl.constexpr, TARGET_PITCH: tl.constexpr, LABELS: tl.constexpr, EACH: tl.constexpr,
-    COUNTS: tl.constexpr,
-    LABEL: tl.constexpr, LOSS: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = at < n
@@ -50,16 +37,11 @@ def _binary_cross_entropy_fwd_kernel(
     x = tl.load(x_ptr + row * X_PITCH + c, mask=live, other=0.0).to(tl.float32)
     if LABELS:
         label = tl.load(target_ptr + at, mask=live, other=0).to(tl.int64)
-        weight, known, outside = counted_weight(label, live, None, ignore, 2)
-        tl.atomic_or(fault_ptr, LABEL, mask=tl.max(outside.to(tl.int32)) > 0)
+        weight, known = counted_weight(label, live, None, fault_ptr, ignore, 2)
         t = label.to(tl.float32)
     else:
         weight, known = live.to(tl.float32), live
         t = tl.load(target_ptr + row * TARGET_PITCH + c, mask=live, other=0.0).to(tl.float32)
-    if count_ptr is not None:
-        parts = tl.arange(0, COUNTS)
-        total = tl.sum(tl.load(count_ptr + parts, mask=parts < counts, other=0.0))
-        scale = tl.where(total == 0.0, 0.0, 1.0 / total)
     if weight_ptr is not None:
         weight = tl.load(weight_ptr + row * weight_row + c * weight_channel, mask=live, other=0.0).to(tl.float32)
     positive = t
@@ -73,13 +55,9 @@ def _binary_cross_entropy_fwd_kernel(
     if dx_ptr is not None:
         large, small = 1.0 / (1.0 + u), u / (1.0 + u)  # sigmoid(|x|), sigmoid(-|x|)
         dx = (1.0 - t) * tl.where(x >= 0.0, large, small) - positive * tl.where(x >= 0.0, small, large)
-        dx = tl.where(known, weight * dx * scale, 0.0)
+        dx = tl.where(known, weight * dx * mean_factor(count_ptr, factor, None), 0.0)
         tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=live)
-    if EACH:
-        tl.store(loss_ptr + at, loss, mask=live)
-        flag_not_finite(loss, fault_ptr, LOSS)
-    else:
-        tl.store(loss_ptr + tl.program_id(0), tl.sum(loss))
+    store_loss(loss_ptr, fault_ptr, at, live, loss, EACH)
 
 
 def _steps(name: str, weight: torch.Tensor | None, x: torch.Tensor) -> tuple[int, int]:
@@ -136,7 +114,6 @@ def binary_cross_entropy_fwd(
         Refused: shapes or dtypes that do not fit, another reduction.
     """
     op = "binary_cross_entropy_with_logits"
-    check_reduction(op, reduction)
     check_dtype(op, "input", x, FLOATS)
     m, c, x_pitch = rows(op, "input", x)
     weight_row, weight_channel = _steps("weight", weight, x)
@@ -145,26 +122,18 @@ def binary_cross_entropy_fwd(
     labels = not target.dtype.is_floating_point
     if target.shape != x.shape and not (labels and c == 1 and target.shape == x.shape[:-1]):
         refuse(op, f"target must have the input's shape {logical(x)}, got {logical(target)}")
-    block = 65536 if INTERPRET else 2048
-    programs = cdiv(n, block)
-    each, mean = reduction == "none", reduction == "mean"
-    counts, target_pitch, divisor = None, c, float(n) if mean else 1.0
+    counted: tuple[object, ...] = ()
+    target_pitch = c
     if labels:
         check_dtype(op, "target", target, INTEGERS)
         flat(op, "target", target)
-        if mean:
-            counts = loss_count(target, None, ignore_index, 2)
+        counted = (target, None, ignore_index, 2)
     else:
         check_dtype(op, "target", target, FLOATS)
         _, _, target_pitch = rows(op, "target", target)
-    dx = room_for_gradient(x) if gradient else None
-    partials = empty(tuple(x.shape) if each else (programs,), torch.float32)
-    launch(
-        _binary_cross_entropy_fwd_kernel, (programs,),
-        x, target, weight, pos_weight, counts, dx, partials, fault.flag(),
-        n, weight_row, weight_channel, pos_row, pos_channel,
-        0 if counts is None else counts.numel(), ignore_index, 1.0 / divisor if divisor else 0.0,
-        C=c, X_PITCH=x_pitch, TARGET_PITCH=target_pitch, LABELS=labels, EACH=each, COUNTS=COUNTS, LABEL=fault.LABEL,
-        LOSS=fault.LOSS, BLOCK=block,
+    return loss_fwd(
+        op, _binary_cross_entropy_fwd_kernel, flat_tile(n), x, (target, weight, pos_weight),
+        n, ignore_index, weight_row, weight_channel, pos_row, pos_channel,
+        shape=tuple(x.shape), reduction=reduction, gradient=gradient, counted=counted,
+        C=c, X_PITCH=x_pitch, TARGET_PITCH=target_pitch, LABELS=labels,
     )  # fmt: skip
-    return (partials if each else loss_merge(partials, counts, divisor)), dx

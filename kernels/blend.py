@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.pointwise import FLOATS, image_index, image_tile
-from tritonnet.kernels.runtime import cdiv, check_dtype, flat, image, launch, pitch, refuse
+from tritonnet.kernels.runtime import check_buffer, check_dtype, image, launch, pitch, refuse
 
 __all__ = ["blend"]
 
@@ -66,12 +66,10 @@ def blend(
     if not (0 <= top <= h - p and 0 <= left <= w - q):
         refuse("blend", f"a tile of {p} x {q} must lie inside {h} x {w} pixels, got row {top}, column {left}")
     for name, weights, size in (("rows", rows, p), ("columns", columns, q)):
-        check_dtype("blend", name, weights, (torch.float32,))
-        if flat("blend", name, weights) != size:
-            refuse("blend", f"{name} must have {size} weights, got {weights.numel()}")
-    programs, tile = image_tile(p, q, c)
+        check_buffer("blend", name, weights, torch.float32, (size,), ", weights of pixels")
+    grid, tile = image_tile(n, p, q, c)
     launch(
-        _blend_kernel, (n * programs, cdiv(c, tile["BLOCK_C"])), x, y, rows, columns, p, q, c, h, w, pitch(x), pitch(y),
-        top, left, MIRROR_ROWS=mirrored[0], MIRROR_COLUMNS=mirrored[1], **tile,
+        _blend_kernel, grid, x, y, rows, columns, p, q, c, h, w, pitch(x), pitch(y), top, left,
+        MIRROR_ROWS=mirrored[0], MIRROR_COLUMNS=mirrored[1], **tile,
     )  # fmt: skip
     return y

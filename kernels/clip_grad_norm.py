@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.runtime import empty, launch
-from tritonnet.kernels.tensor_table import BLOCK, Tables, entry, row_of
+from tritonnet.kernels.tensor_table import Tables, entry, row_of
 
 __all__ = ["clip_grad_norm"]
 
@@ -81,8 +81,7 @@ def clip_grad_norm(tables: Tables, grads: Sequence[Buffer], max_norm: float) -> 
     table = tables.get("clip_grad_norm", grads, scaled)
     programs = table.blocks.shape[0]
     partials, norm = empty((programs,), torch.float32), empty((2,), torch.float32)
-    grid, settings = (programs,), {"ALIGN": table.align, "BLOCK": BLOCK}
-    launch(_clip_grad_norm_square_kernel, grid, table.addresses, table.blocks, partials, **settings)
+    table.launch(_clip_grad_norm_square_kernel, partials, num_warps=4, moved=4)
     launch(_clip_grad_norm_merge_kernel, (1,), partials, norm, programs, float(max_norm), BLOCK=4096, num_warps=8)
-    launch(_clip_grad_norm_scale_kernel, grid, table.addresses, table.blocks, norm, **settings)
+    table.launch(_clip_grad_norm_scale_kernel, norm, num_warps=4, moved=8)
     return norm[0], scaled

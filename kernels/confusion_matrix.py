@@ -15,9 +15,10 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.argmax import first_largest
+from tritonnet.kernels.fault import LABEL, raise_flag
 from tritonnet.kernels.loss import INTEGERS
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, flat, launch, next_power_of_2, refuse
-from tritonnet.kernels.softmax import pick_tile, rows
+from tritonnet.kernels.runtime import check_dtype, flat, launch, next_power_of_2, refuse
+from tritonnet.kernels.softmax import row_tile, rows
 
 __all__ = ["confusion_matrix"]
 
@@ -29,7 +30,6 @@ def _confusion_matrix_kernel(
     prediction_ptr, target_ptr, counts_ptr, fault_ptr,
     M, ignore,  # M pixels
     K: tl.constexpr, C: tl.constexpr, PITCH: tl.constexpr, LOGITS: tl.constexpr, BINS: tl.constexpr,
-    LABEL: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
@@ -43,7 +43,7 @@ def _confusion_matrix_kernel(
         p = tl.load(prediction_ptr + m, mask=live, other=0).to(tl.int64)
     counted = live & (t != ignore)
     known = counted & (t >= 0) & (t < K) & (p >= 0) & (p < K)
-    tl.atomic_or(fault_ptr, LABEL, mask=tl.max((counted & ~known).to(tl.int32)) > 0)
+    raise_flag(counted & ~known, fault_ptr, LABEL)
     cell = t * K + p
     if BINS > 0:
         # what does not count goes to the bin after the last cell
@@ -92,11 +92,9 @@ def confusion_matrix(
         check_dtype(op, "prediction", prediction, INTEGERS)
         flat(op, "prediction", prediction)
     bins = next_power_of_2(max(k * k + 1, 128))
-    tile = pick_tile(c)
-    block = tile.rows if logits and c > 1 else 65536 if INTERPRET else 2048
+    grid, tile = row_tile(m, c, 1024 if c > 1 else 2048)
     launch(
-        _confusion_matrix_kernel, (cdiv(m, block),), prediction, target, counts, fault.flag(), m, ignore_index,
-        K=k, C=c, PITCH=pitch, LOGITS=logits, BINS=bins if bins <= MAX_BINS else 0, LABEL=fault.LABEL,
-        BLOCK_M=block, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+        _confusion_matrix_kernel, grid, prediction, target, counts, fault.flag(), m, ignore_index,
+        K=k, C=c, PITCH=pitch, LOGITS=logits, BINS=bins if bins <= MAX_BINS else 0, **tile,
     )  # fmt: skip
     return counts

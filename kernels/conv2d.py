@@ -17,7 +17,8 @@ This module holds what the three passes share, and the launchers; the kernels ar
 - `conv2d_tensormap`: tensor-map (TMA) loads, Hopper and later; stride 1, 16-bit or tf32, channels in multiples of 16;
 - `conv2d_patch`: the same for a window that equals its stride (the U-Net's 2x2 stride 2).
 
-Deterministic: every output has one writer; sums that several programs share are float32 partial sums, added in a fixed order. FLOPs: 2 * N*P*Q * K * R*S*C each pass; bytes: each image once, plus the partial sums.
+Deterministic: every output has one writer; sums that several programs share are float32 partial sums, added in a fixed
+order. FLOPs: 2 * N*P*Q * K * R*S*C each pass; bytes: each image once, plus the partial sums.
 """
 
 import torch

@@ -14,10 +14,10 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import runtime
-from tritonnet.kernels.pointwise import offset, tile_index, walk
+from tritonnet.kernels.pointwise import FLOATS, Walk, offset, plane, tile_index, walk
 from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, flat, image, launch, next_power_of_2, pitch, refuse
 
-__all__ = ["bfloat16_pair", "cast", "copy", "image_input", "nchw_to_nhwc", "nhwc_to_nchw"]
+__all__ = ["as_dtype", "bfloat16_pair", "cast", "copy", "image_input", "nchw_to_nhwc", "nhwc_to_nchw"]
 
 Buffer = torch.Tensor
 
@@ -64,6 +64,11 @@ def cast(x: Buffer, dtype: torch.dtype) -> Buffer:
     return copy(x, runtime.empty(tuple(x.shape), dtype))
 
 
+def as_dtype(x: Buffer, dtype: torch.dtype) -> Buffer:
+    """`x` itself if it is contiguous and of that dtype, else a copy that is."""
+    return x if x.dtype == dtype and x.is_contiguous() else cast(x, dtype)
+
+
 @triton.jit
 def _transpose_kernel(x_ptr, y_ptr, rows, columns, x_pitch, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
     across = tl.cdiv(columns, BLOCK_C)
@@ -81,10 +86,10 @@ def _transpose_kernel(x_ptr, y_ptr, rows, columns, x_pitch, BLOCK_M: tl.constexp
 def _transpose(x: Buffer, y: Buffer, n: int, rows: int, columns: int, x_pitch: int) -> Buffer:
     # 4096 elements, 64 x 64 where both sides have as many: whole 128-byte lines on both sides
     side, elements = (4096, 65536) if INTERPRET else (64, 4096)
-    block_c = min(next_power_of_2(max(columns, 1)), max(side, elements // next_power_of_2(max(rows, 1))), elements)
-    block_m = min(next_power_of_2(max(rows, 1)), elements // block_c)
+    block_c = min(next_power_of_2(columns), max(side, elements // next_power_of_2(rows)), elements)
+    block_m = min(next_power_of_2(rows), elements // block_c)
     grid = (n * cdiv(rows, block_m) * cdiv(columns, block_c),)
-    launch(_transpose_kernel, grid, x, y, rows, columns, x_pitch, BLOCK_M=block_m, BLOCK_C=block_c, num_warps=4)
+    launch(_transpose_kernel, grid, x, y, rows, columns, x_pitch, BLOCK_M=block_m, BLOCK_C=block_c)
     return y
 
 
@@ -148,35 +153,27 @@ def image_input(x: Buffer, mean: Buffer, rstd: Buffer, scale: float, dtype: torc
     n, h, w, c = image("image_input", "x", x)
     check_dtype("image_input", "x", x, (torch.uint8, torch.int32, torch.float32))
     for name, statistic in (("mean", mean), ("rstd", rstd)):
-        check_dtype("image_input", name, statistic, (torch.float32,))
-        if flat("image_input", name, statistic) != c:
-            refuse("image_input", f"{name} must have {c} elements, one a channel, got {statistic.numel()}")
+        runtime.check_buffer("image_input", name, statistic, torch.float32, (c,), ", one number a channel")
     y = runtime.empty((n, h, w, c), dtype)
-    check_dtype("image_input", "dtype", y, (torch.float32, torch.bfloat16, torch.float16))
-    elements = 65536 if INTERPRET else 2048
-    block_c = min(next_power_of_2(c), elements)
-    block_m = elements // block_c
-    grid = (cdiv(n * h * w, block_m) * cdiv(c, block_c),)
-    launch(
-        _image_input_kernel, grid, x, mean, rstd, y, n * h * w, c, pitch(x), float(scale),
-        BLOCK_M=block_m, BLOCK_C=block_c, num_warps=4,
-    )  # fmt: skip
+    check_dtype("image_input", "dtype", y, FLOATS)
+    loop = Walk((n * h * w, 1, 1, c), ())  # not merged: each channel has its mean
+    launch(_image_input_kernel, loop.grid, x, mean, rstd, y, n * h * w, c, pitch(x), float(scale), **loop.tile)
     return y
 
 
 @triton.jit
 def _bfloat16_pair_kernel(
     x_ptr, high_ptr, low_ptr,
-    pixels, C, x_pitch,
+    rows, columns, x0, x3,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    m, c, live = tile_index(pixels, C, BLOCK_M, BLOCK_C)
-    x = tl.load(x_ptr + m * x_pitch + c, mask=live, other=0.0)
+    m, c, live = tile_index(rows, columns, BLOCK_M, BLOCK_C)
+    x = tl.load(x_ptr + m * x0 + c * x3, mask=live, other=0.0)
     high = x.to(tl.bfloat16)
     low = x - high.to(tl.float32)
     low = tl.where(low == low, low, 0.0)  # infinity - infinity
-    tl.store(high_ptr + m * C + c, high, mask=live)
-    tl.store(low_ptr + m * C + c, low.to(tl.bfloat16), mask=live)
+    tl.store(high_ptr + m * columns + c, high, mask=live)
+    tl.store(low_ptr + m * columns + c, low.to(tl.bfloat16), mask=live)
 
 
 def bfloat16_pair(x: Buffer) -> tuple[Buffer, Buffer]:
@@ -188,14 +185,8 @@ def bfloat16_pair(x: Buffer) -> tuple[Buffer, Buffer]:
     Raises:
         Refused: another dtype or shape.
     """
-    n, h, w, c = image("bfloat16_pair", "x", x)
     check_dtype("bfloat16_pair", "x", x, (torch.float32,))
-    high, low = (runtime.empty((n, h, w, c), torch.bfloat16) for _ in range(2))
-    elements = 65536 if INTERPRET else 2048
-    block_c = min(next_power_of_2(c), elements)
-    block_m = elements // block_c
-    grid = (cdiv(n * h * w, block_m) * cdiv(c, block_c),)
-    launch(
-        _bfloat16_pair_kernel, grid, x, high, low, n * h * w, c, pitch(x), BLOCK_M=block_m, BLOCK_C=block_c, num_warps=4
-    )
+    loop = plane("bfloat16_pair", x=x)
+    high, low = (runtime.empty(tuple(x.shape), torch.bfloat16) for _ in range(2))
+    launch(_bfloat16_pair_kernel, loop.grid, x, high, low, *loop.plane, **loop.tile)
     return high, low

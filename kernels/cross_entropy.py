@@ -16,25 +16,16 @@ Two-stage sums in a fixed order: deterministic. Cost: memory-bound; reads t (twi
 writes dx.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels import fault
-from tritonnet.kernels.loss import (
-    COUNTS,
-    FLOATS,
-    check_labels,
-    check_logits,
-    check_reduction,
-    counted_weight,
-    flag_not_finite,
-    loss_count,
-    loss_merge,
-    room_for_gradient,
-)  # fmt: skip
-from tritonnet.kernels.runtime import cdiv, check_dtype, empty, launch, logical, refuse
-from tritonnet.kernels.softmax import load_rows, pick_tile, row_totals, rows
+from tritonnet.kernels.loss import check_labels, check_logits, counted_weight, loss_fwd, mean_factor, store_loss
+from tritonnet.kernels.pointwise import FLOATS
+from tritonnet.kernels.runtime import check_dtype, logical, refuse
+from tritonnet.kernels.softmax import load_rows, row_tile, row_totals, rows
 
 __all__ = ["cross_entropy_fwd"]
 
@@ -42,20 +33,13 @@ __all__ = ["cross_entropy_fwd"]
 @triton.jit
 def _cross_entropy_indices_kernel(
     x_ptr, target_ptr, weight_ptr, count_ptr, dx_ptr, loss_ptr, fault_ptr,
-    M, counts, ignore,  # M pixels; counts partial weights
-    C: tl.constexpr, X_PITCH: tl.constexpr, EACH: tl.constexpr, COUNTS: tl.constexpr, LABEL: tl.constexpr,
-    LOSS: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    M, factor, ignore,  # M pixels
+    C: tl.constexpr, X_PITCH: tl.constexpr, EACH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
     t = tl.load(target_ptr + m, mask=m < M, other=0).to(tl.int64)
-    weight, known, outside = counted_weight(t, m < M, weight_ptr, ignore, C)
-    tl.atomic_or(fault_ptr, LABEL, mask=tl.max(outside.to(tl.int32)) > 0)
-    scale = weight
-    if count_ptr is not None:
-        at = tl.arange(0, COUNTS)
-        total_weight = tl.sum(tl.load(count_ptr + at, mask=at < counts, other=0.0))
-        scale = tl.where(total_weight == 0.0, 0.0, weight / total_weight)
+    weight, known = counted_weight(t, m < M, weight_ptr, fault_ptr, ignore, C)
+    scale = weight * mean_factor(count_ptr, factor, None)
     x, top, total = row_totals(x_ptr, m, M, X_PITCH, C, BLOCK_M, BLOCK_C)
     picked = tl.zeros((BLOCK_M,), tl.float32)
     for c0 in range(0, C, BLOCK_C):
@@ -70,17 +54,12 @@ def _cross_entropy_indices_kernel(
             live = (m < M)[:, None] & (c < C)[None, :]
             tl.store(dx_ptr + m[:, None] * C + c[None, :], dx.to(dx_ptr.dtype.element_ty), mask=live)
     loss = tl.where(known, weight * (top - picked + tl.log(total)), 0.0)
-    if EACH:
-        tl.store(loss_ptr + m, loss, mask=m < M)
-        flag_not_finite(loss, fault_ptr, LOSS)
-    else:
-        tl.store(loss_ptr + tl.program_id(0), tl.sum(loss))
+    store_loss(loss_ptr, fault_ptr, m, m < M, loss, EACH)
 
 
 @triton.jit
 def _weighted_target(target_ptr, weight_ptr, m, c, M, target_pitch, C: tl.constexpr):
-    live = (m < M)[:, None] & (c < C)[None, :]
-    t = tl.load(target_ptr + m[:, None] * target_pitch + c[None, :], mask=live, other=0.0).to(tl.float32)
+    t = load_rows(target_ptr, m, c, M, target_pitch, C, 0, 0.0)
     if weight_ptr is not None:
         t *= tl.load(weight_ptr + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
     return t
@@ -88,10 +67,10 @@ def _weighted_target(target_ptr, weight_ptr, m, c, M, target_pitch, C: tl.conste
 
 @triton.jit
 def _cross_entropy_probabilities_kernel(
-    x_ptr, target_ptr, weight_ptr, dx_ptr, loss_ptr, fault_ptr,
-    M, scale,  # M pixels; scale: 1 / M for a mean
-    C: tl.constexpr, X_PITCH: tl.constexpr, TARGET_PITCH: tl.constexpr,
-    EACH: tl.constexpr, LOSS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    x_ptr, target_ptr, weight_ptr, count_ptr, dx_ptr, loss_ptr, fault_ptr,
+    M, factor,  # M pixels; no counts
+    C: tl.constexpr, X_PITCH: tl.constexpr, TARGET_PITCH: tl.constexpr, EACH: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
     x, top, total = row_totals(x_ptr, m, M, X_PITCH, C, BLOCK_M, BLOCK_C)
@@ -112,14 +91,10 @@ def _cross_entropy_probabilities_kernel(
             if C > BLOCK_C:
                 x = load_rows(x_ptr, m, c, M, X_PITCH, C)
                 t = _weighted_target(target_ptr, weight_ptr, m, c, M, TARGET_PITCH, C)
-            dx = (tl.exp(x - top[:, None]) / total[:, None] * mass[:, None] - t) * scale
+            dx = (tl.exp(x - top[:, None]) / total[:, None] * mass[:, None] - t) * factor
             live = (m < M)[:, None] & (c < C)[None, :]
             tl.store(dx_ptr + m[:, None] * C + c[None, :], dx.to(dx_ptr.dtype.element_ty), mask=live)
-    if EACH:
-        tl.store(loss_ptr + m, loss, mask=m < M)
-        flag_not_finite(tl.where(m < M, loss, 0.0), fault_ptr, LOSS)
-    else:
-        tl.store(loss_ptr + tl.program_id(0), tl.sum(loss))
+    store_loss(loss_ptr, fault_ptr, m, m < M, loss, EACH)
 
 
 def cross_entropy_fwd(
@@ -150,33 +125,17 @@ def cross_entropy_fwd(
         Refused: shapes or dtypes that do not fit, another reduction.
     """
     op = "cross_entropy"
-    check_reduction(op, reduction)
     m, c, x_pitch = check_logits(op, x, weight)
-    tile = pick_tile(c)
-    programs = cdiv(m, tile.rows)
-    each = reduction == "none"
-    dx = room_for_gradient(x) if gradient else None
-    partials = empty(tuple(x.shape[:-1]) if each else (programs,), torch.float32)
-    counts, divisor = None, float(m) if reduction == "mean" else 1.0
+    tile, inputs = row_tile(m, c), (target, weight)
+    settings: dict[str, Any] = {
+        "shape": tuple(x.shape[:-1]), "reduction": reduction, "gradient": gradient, "C": c, "X_PITCH": x_pitch,
+    }  # fmt: skip
     if target.shape == x.shape:
         check_dtype(op, "target of the input's shape (class probabilities)", target, FLOATS)
         if ignore_index >= 0:
             refuse(op, f"ignore_index must be negative when target holds class probabilities, got {ignore_index}")
-        _, _, target_pitch = rows(op, "target", target)
-        launch(
-            _cross_entropy_probabilities_kernel, (programs,), x, target, weight, dx, partials, fault.flag(),
-            m, 1.0 / divisor if divisor else 0.0,
-            C=c, X_PITCH=x_pitch, TARGET_PITCH=target_pitch, EACH=each, LOSS=fault.LOSS, BLOCK_M=tile.rows,
-            BLOCK_C=tile.channels, num_warps=tile.num_warps,
-        )  # fmt: skip
-    else:
-        check_labels(op, x, target, f" or {logical(x)} (probabilities)")
-        if reduction == "mean":
-            counts = loss_count(target, weight, ignore_index, c)
-        launch(
-            _cross_entropy_indices_kernel, (programs,), x, target, weight, counts, dx, partials, fault.flag(),
-            m, 0 if counts is None else counts.numel(), ignore_index,
-            C=c, X_PITCH=x_pitch, EACH=each, COUNTS=COUNTS, LABEL=fault.LABEL, LOSS=fault.LOSS,
-            BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.num_warps,
-        )  # fmt: skip
-    return (partials if each else loss_merge(partials, counts, divisor)), dx
+        settings["TARGET_PITCH"] = rows(op, "target", target)[2]
+        return loss_fwd(op, _cross_entropy_probabilities_kernel, tile, x, inputs, m, **settings)
+    check_labels(op, x, target, f" or {logical(x)} (probabilities)")
+    settings["counted"] = (target, weight, ignore_index, c)
+    return loss_fwd(op, _cross_entropy_indices_kernel, tile, x, inputs, m, ignore_index, **settings)

@@ -24,8 +24,8 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.loss import check_classes, check_least, check_reduction, counted_weight, flag_not_finite
-from tritonnet.kernels.runtime import cdiv, empty, flat, image, launch, pitch
-from tritonnet.kernels.softmax import load_rows, pick_tile
+from tritonnet.kernels.runtime import empty, flat, image, launch, pitch
+from tritonnet.kernels.softmax import load_rows, row_tile
 from tritonnet.kernels.sum import sum_fwd
 
 __all__ = ["dice_loss_bwd", "dice_loss_fwd"]
@@ -34,16 +34,14 @@ __all__ = ["dice_loss_bwd", "dice_loss_fwd"]
 @triton.jit
 def _shares(
     x_ptr, target_ptr, fault_ptr, pixels, ignore,
-    C: tl.constexpr, SIGMOID: tl.constexpr, X_PITCH: tl.constexpr, LABEL: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    C: tl.constexpr, SIGMOID: tl.constexpr, X_PITCH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Of a tile of one image: its pixels [M], the image's end, which count, and p and t [M, C], 0 where they do not."""
     end = (tl.program_id(1).to(tl.int64) + 1) * pixels
     m = end - pixels + tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.arange(0, BLOCK_C)
     label = tl.load(target_ptr + m, mask=m < end, other=0).to(tl.int64)
-    _, known, outside = counted_weight(label, m < end, None, ignore, C)
-    tl.atomic_or(fault_ptr, LABEL, mask=tl.max(outside.to(tl.int32)) > 0)
+    _, known = counted_weight(label, m < end, None, fault_ptr, ignore, C)
     x = load_rows(x_ptr, m, c, end, X_PITCH, C, SIGMOID)
     p = tl.exp(x - tl.max(x, 1)[:, None])
     p = tl.where(known[:, None], p / tl.sum(p, 1)[:, None], 0.0)
@@ -54,10 +52,9 @@ def _shares(
 def _dice_loss_fwd_kernel(
     x_ptr, target_ptr, part_ptr, fault_ptr,
     pixels, tiles, ignore,  # pixels and tiles of an image
-    C: tl.constexpr, SIGMOID: tl.constexpr, X_PITCH: tl.constexpr, LABEL: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    C: tl.constexpr, SIGMOID: tl.constexpr, X_PITCH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    _, _, _, p, t = _shares(x_ptr, target_ptr, fault_ptr, pixels, ignore, C, SIGMOID, X_PITCH, LABEL, BLOCK_M, BLOCK_C)
+    _, _, _, p, t = _shares(x_ptr, target_ptr, fault_ptr, pixels, ignore, C, SIGMOID, X_PITCH, BLOCK_M, BLOCK_C)
     c = tl.arange(0, BLOCK_C)
     part_ptr += (tl.program_id(1).to(tl.int64) * tiles + tl.program_id(0)) * 3 * C
     tl.store(part_ptr + c, tl.sum(p * t, 0), mask=c < C)
@@ -69,7 +66,7 @@ def _dice_loss_fwd_kernel(
 def _dice_loss_merge_kernel(
     sums_ptr, weight_ptr, loss_ptr, term_ptr, fault_ptr,
     entries, smooth_nr, smooth_dr, scale,  # entries: images times classes; scale: 1 / terms for a mean
-    C: tl.constexpr, FIRST: tl.constexpr, EACH: tl.constexpr, LOSS: tl.constexpr, BLOCK: tl.constexpr,
+    C: tl.constexpr, FIRST: tl.constexpr, EACH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     acc = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, entries, BLOCK):
@@ -91,7 +88,7 @@ def _dice_loss_merge_kernel(
         if EACH:
             tl.store(loss_ptr + n * (C - FIRST) + c - FIRST, f, mask=has)
     loss = tl.zeros((1,), tl.float32) + tl.sum(acc)
-    flag_not_finite(loss, fault_ptr, LOSS)
+    flag_not_finite(loss, fault_ptr)
     if not EACH:
         tl.store(loss_ptr + tl.arange(0, 1), loss * scale)
 
@@ -100,12 +97,10 @@ def _dice_loss_merge_kernel(
 def _dice_loss_bwd_kernel(
     x_ptr, target_ptr, term_ptr, dy_ptr, dx_ptr, fault_ptr,
     pixels, ignore, own,  # own: 1 where each image has terms of its own, else 0
-    C: tl.constexpr, SIGMOID: tl.constexpr, X_PITCH: tl.constexpr, TERMS: tl.constexpr, LABEL: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    C: tl.constexpr, SIGMOID: tl.constexpr, X_PITCH: tl.constexpr, TERMS: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    m, end, known, p, t = _shares(
-        x_ptr, target_ptr, fault_ptr, pixels, ignore, C, SIGMOID, X_PITCH, LABEL, BLOCK_M, BLOCK_C
-    )
+    m, end, known, p, t = _shares(x_ptr, target_ptr, fault_ptr, pixels, ignore, C, SIGMOID, X_PITCH, BLOCK_M, BLOCK_C)
     c = tl.arange(0, BLOCK_C)
     n = tl.program_id(1) * own
     if TERMS == 0:
@@ -150,14 +145,12 @@ def dice_loss_fwd(
     check_reduction(op, reduction)
     check_least(op, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
     n, h, w, channels = image(op, "input", x)
-    c = check_classes(op, x, target, weight)
-    tile = pick_tile(c)
-    tiles = cdiv(h * w, tile.rows)
+    *_, x_pitch, c = check_classes(op, x, target, weight)
+    (tiles,), tile = row_tile(h * w, c)
     parts = empty((n, tiles, 3 * c), torch.float32)
     launch(
         _dice_loss_fwd_kernel, (tiles, n), x, target, parts, fault.flag(), h * w, tiles, ignore_index,
-        C=c, SIGMOID=c - channels, X_PITCH=pitch(x), LABEL=fault.LABEL, BLOCK_M=tile.rows, BLOCK_C=tile.channels,
-        num_warps=tile.num_warps,
+        C=c, SIGMOID=c - channels, X_PITCH=x_pitch, **tile,
     )  # fmt: skip
     sums = sum_fwd(parts, (0, 1) if batch else (1,))
     first = 0 if include_background and channels > 1 else 1
@@ -168,7 +161,7 @@ def dice_loss_fwd(
     terms = empty((len(sums), 2, c), torch.float32)
     launch(
         _dice_loss_merge_kernel, (1,), sums, weight, loss, terms, fault.flag(), len(sums) * c, float(smooth_nr),
-        float(smooth_dr), scale, C=c, FIRST=first, EACH=each, LOSS=fault.LOSS, BLOCK=1024,
+        float(smooth_dr), scale, C=c, FIRST=first, EACH=each, BLOCK=1024,
     )  # fmt: skip
     return loss, terms
 
@@ -190,11 +183,10 @@ def dice_loss_bwd(
     flat("dice_loss", "dy", dy)
     c = max(channels, 2)
     dx = empty(tuple(x.shape), x.dtype)
-    tile = pick_tile(c)
+    (tiles,), tile = row_tile(h * w, c)
     launch(
-        _dice_loss_bwd_kernel, (cdiv(h * w, tile.rows), n), x, target, terms, dy, dx, fault.flag(),
+        _dice_loss_bwd_kernel, (tiles, n), x, target, terms, dy, dx, fault.flag(),
         h * w, ignore_index, int(len(terms) == n),
-        C=c, SIGMOID=c - channels, X_PITCH=pitch(x), TERMS=dy.shape[-1] if dy.dim() else 0, LABEL=fault.LABEL,
-        BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+        C=c, SIGMOID=c - channels, X_PITCH=pitch(x), TERMS=dy.shape[-1] if dy.dim() else 0, **tile,
     )  # fmt: skip
     return dx

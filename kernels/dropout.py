@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import runtime
-from tritonnet.kernels.pointwise import plane
-from tritonnet.kernels.random import COUNTER_WIDTH, philox
-from tritonnet.kernels.runtime import INTERPRET, cdiv, launch
+from tritonnet.kernels.pointwise import flat_tile, plane
+from tritonnet.kernels.random import COUNTER_WIDTH, interleave, philox
+from tritonnet.kernels.runtime import cdiv, launch
 
 __all__ = ["dropout"]
 
@@ -29,11 +29,9 @@ def _dropout_kernel(
     FLAT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     i, u0, u1, u2, u3 = philox(state_ptr, BLOCK)
-    u = tl.interleave(tl.interleave(u0, u2), tl.interleave(u1, u3))  # [4 BLOCK]: element 4 i + k takes word k
-    i = tl.program_id(0).to(tl.int64) * (4 * BLOCK) + tl.arange(0, 4 * BLOCK)
     at = i if FLAT else i // columns * x0 + i % columns * x3
     x = tl.load(x_ptr + at, mask=i < n, other=0.0).to(tl.float32)
-    y = x * tl.where(u >= p, scale, 0.0)
+    y = x * tl.where(interleave(u0, u1, u2, u3) >= p, scale, 0.0)
     tl.store(y_ptr + i, y.to(y_ptr.dtype.element_ty), mask=i < n)
 
 
@@ -53,9 +51,9 @@ def dropout(x: torch.Tensor, state: torch.Tensor, p: float) -> torch.Tensor:
     """
     loop = plane("dropout", x=x)
     y = runtime.empty(tuple(x.shape), x.dtype)
-    block = 16384 if INTERPRET else 512
+    grid, tile = flat_tile(cdiv(x.numel(), COUNTER_WIDTH), 512)
     launch(
-        _dropout_kernel, (cdiv(x.numel(), COUNTER_WIDTH * block),), x, state, y, x.numel(), *loop.plane[1:],
-        float(p), 1.0 / (1.0 - p) if p < 1.0 else 0.0, FLAT=x.is_contiguous(), BLOCK=block,
+        _dropout_kernel, grid, x, state, y, x.numel(), *loop.plane[1:], float(p), 1.0 / (1.0 - p) if p < 1.0 else 0.0,
+        FLAT=x.is_contiguous(), **tile,
     )  # fmt: skip
     return y

@@ -7,18 +7,19 @@ wait for the device), clears it, and raises what it says; it is called wherever 
 """
 
 import torch
+import triton
+import triton.language as tl
 
 from tritonnet.kernels import runtime
 from tritonnet.kernels.fill import fill
 
-__all__ = ["LABEL", "LOSS", "Fault", "check", "flag"]
+__all__ = ["LABEL", "LOSS", "Fault", "check", "flag", "raise_flag"]
 
-LABEL = 1
-LOSS = 2
+LABEL, LOSS = tl.constexpr(1), tl.constexpr(2)
 MESSAGES = {
-    LABEL: "[loss] every target must be a class index from 0 to C - 1 or ignore_index, got one outside; "
+    LABEL.value: "[loss] every target must be a class index from 0 to C - 1 or ignore_index, got one outside; "
     "check the masks and num_classes. The update of this step was skipped",
-    LOSS: "[loss] the loss must be finite, got infinity or NaN; lower the learning rate or check the images. "
+    LOSS.value: "[loss] the loss must be finite, got infinity or NaN; lower the learning rate or check the images. "
     "The update of this step was skipped",
 }
 
@@ -27,6 +28,12 @@ _flags: dict[str, torch.Tensor] = {}
 
 class Fault(FloatingPointError):
     """Bad data was met on the device; the message says which."""
+
+
+@triton.jit
+def raise_flag(bad, fault_ptr, FLAG: tl.constexpr):
+    """Set the bit `FLAG` where any of `bad` holds."""
+    tl.atomic_or(fault_ptr, FLAG, mask=tl.max(bad.to(tl.int32)) > 0)
 
 
 def flag() -> torch.Tensor:

@@ -9,7 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels.runtime import INTERPRET, cdiv, flat, launch
+from tritonnet.kernels.pointwise import flat_tile
+from tritonnet.kernels.runtime import flat, launch
 
 __all__ = ["fill"]
 
@@ -24,6 +25,6 @@ def _fill_kernel(y_ptr, n, value, BLOCK: tl.constexpr):
 def fill(y: torch.Tensor, value: float) -> torch.Tensor:
     """Write `value` to every element of the contiguous buffer `y` (any dtype) and return it."""
     n = flat("fill", "y", y)
-    block = 65536 if INTERPRET else 2048
-    launch(_fill_kernel, (cdiv(n, block),), y, n, float(value), BLOCK=block, num_warps=4)
+    grid, tile = flat_tile(n)
+    launch(_fill_kernel, grid, y, n, float(value), **tile)
     return y

@@ -27,21 +27,9 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels import fault
-from tritonnet.kernels.loss import (
-    COUNTS,
-    check_classes,
-    check_least,
-    check_reduction,
-    counted_weight,
-    flag_not_finite,
-    log1p,
-    loss_count,
-    loss_merge,
-    room_for_gradient,
-)  # fmt: skip
-from tritonnet.kernels.runtime import cdiv, check_dtype, empty, flat, launch, refuse
-from tritonnet.kernels.softmax import load_rows, pick_tile, rows
+from tritonnet.kernels.loss import check_classes, check_least, counted_weight, log1p, loss_fwd, mean_factor, store_loss
+from tritonnet.kernels.runtime import check_buffer, refuse
+from tritonnet.kernels.softmax import load_rows, row_tile
 
 __all__ = ["focal_loss_fwd"]
 
@@ -56,24 +44,16 @@ def _focal(a, b, gamma):
 @triton.jit
 def _focal_loss_fwd_kernel(
     x_ptr, target_ptr, weight_ptr, distance_ptr, count_ptr, dx_ptr, loss_ptr, fault_ptr,
-    M, counts, ignore, gamma, alpha, beta, spread,  # M pixels; counts partial weights; spread: -1 / (2 sigma^2)
-    C: tl.constexpr, SIGMOID: tl.constexpr, X_PITCH: tl.constexpr, EACH: tl.constexpr, COUNTS: tl.constexpr,
-    LABEL: tl.constexpr, LOSS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    M, factor, ignore, gamma, alpha, beta, spread, least,  # M pixels; spread: -1 / (2 sigma^2)
+    C: tl.constexpr, SIGMOID: tl.constexpr, X_PITCH: tl.constexpr, EACH: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
     c = tl.arange(0, BLOCK_C)  # [C]
     t = tl.load(target_ptr + m, mask=m < M, other=0).to(tl.int64)
-    weight, known, outside = counted_weight(t, m < M, weight_ptr, ignore, C)
-    tl.atomic_or(fault_ptr, LABEL, mask=tl.max(outside.to(tl.int32)) > 0)
+    weight, known = counted_weight(t, m < M, weight_ptr, fault_ptr, ignore, C)
     if alpha is not None:
         weight *= tl.where(t > 0, alpha, 1.0 - alpha)
-    scale = 1.0
-    if count_ptr is not None:
-        at = tl.arange(0, COUNTS)
-        total_weight = tl.sum(tl.load(count_ptr + at, mask=at < counts, other=0.0))
-        if distance_ptr is not None:
-            total_weight = tl.maximum(total_weight, 1.0)
-        scale = tl.where(total_weight == 0.0, 0.0, 1.0 / total_weight)
     x = load_rows(x_ptr, m, c, M, X_PITCH, C, SIGMOID)  # [M, C]
     hit = t[:, None] == c[None, :]
     # `one` is the class whose p may be above 1/2 and count: the target, or else the first largest
@@ -106,15 +86,11 @@ def _focal_loss_fwd_kernel(
         own = tl.sum(tl.where(one & has_term, slope, 0.0), 1)
         rest = tl.where(has_term & ~one, slope / (1.0 - p), 0.0)
         dx = tl.where(one, own[:, None], rest - own[:, None] * q / total[:, None]) - p * tl.sum(rest, 1)[:, None]
-        dx = tl.where(known[:, None], dx * (weight * scale)[:, None], 0.0)
+        dx = tl.where(known[:, None], dx * (weight * mean_factor(count_ptr, factor, least))[:, None], 0.0)
         live = (m < M)[:, None] & ((c >= SIGMOID) & (c < C))[None, :]
         at = m[:, None] * (C - SIGMOID) + (c[None, :] - SIGMOID)
         tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=live)
-    if EACH:
-        tl.store(loss_ptr + m, loss, mask=m < M)
-        flag_not_finite(loss, fault_ptr, LOSS)
-    else:
-        tl.store(loss_ptr + tl.program_id(0), tl.sum(loss))
+    store_loss(loss_ptr, fault_ptr, m, m < M, loss, EACH)
 
 
 def focal_loss_fwd(
@@ -146,34 +122,19 @@ def focal_loss_fwd(
         Refused: shapes or dtypes that do not fit, a number outside its range, another reduction, more than 4096 classes.
     """
     op = "focal_loss" if distance is None else "distance_loss"
-    check_reduction(op, reduction)
     check_least(op, gamma=gamma, beta=beta)
     if not 0 < sigma < float("inf"):
         refuse(op, f"sigma must be above 0 and finite, got {sigma}")
     if alpha is not None and not 0 <= alpha <= 1:
         refuse(op, f"alpha must be from 0 to 1, got {alpha}")
-    c = check_classes(op, x, target, weight)
-    m, channels, x_pitch = rows(op, "input", x)
+    m, channels, x_pitch, c = check_classes(op, x, target, weight)
+    divided, first, least = weight, 0, None  # by what the mean divides
     if distance is not None:
-        check_dtype(op, "distance", distance, (torch.float32,))
-        flat(op, "distance", distance)
-        if tuple(distance.shape) != (*target.shape, c - 1):
-            refuse(op, f"distance must have shape {(*target.shape, c - 1)}, got {tuple(distance.shape)}")
-    tile = pick_tile(c)
-    programs = cdiv(m, tile.rows)
-    each = reduction == "none"
-    counts = None
-    if reduction == "mean":
-        counts = loss_count(
-            target, None if distance is not None else weight, ignore_index, c, int(distance is not None)
-        )
-    dx = room_for_gradient(x) if gradient else None
-    partials = empty(tuple(target.shape) if each else (programs,), torch.float32)
-    launch(
-        _focal_loss_fwd_kernel, (programs,), x, target, weight, distance, counts, dx, partials, fault.flag(),
-        m, 0 if counts is None else counts.numel(), ignore_index, float(gamma), None if alpha is None else float(alpha),
-        float(beta), -0.5 / sigma / sigma,
-        C=c, SIGMOID=c - channels, X_PITCH=x_pitch, EACH=each, COUNTS=COUNTS, LABEL=fault.LABEL, LOSS=fault.LOSS,
-        BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+        check_buffer(op, "distance", distance, torch.float32, (*target.shape, c - 1))
+        divided, first, least = None, 1, 1.0
+    return loss_fwd(
+        op, _focal_loss_fwd_kernel, row_tile(m, c), x, (target, weight, distance),
+        m, ignore_index, float(gamma), None if alpha is None else float(alpha), float(beta), -0.5 / sigma / sigma, least,
+        shape=tuple(target.shape), reduction=reduction, gradient=gradient, least=least,
+        counted=(target, divided, ignore_index, c, first), C=c, SIGMOID=c - channels, X_PITCH=x_pitch,
     )  # fmt: skip
-    return (partials if each else loss_merge(partials, counts, 1.0, float(distance is not None))), dx

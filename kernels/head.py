@@ -21,21 +21,11 @@ import torch
 import triton
 import triton.language as tl
 
+from tritonnet.kernels import runtime
 from tritonnet.kernels.batch_norm import Norm, coefficients, feedback, merge_sums, relu
-from tritonnet.kernels.batch_norm_stats import APPLY, REDUCE, check_image, check_vectors
+from tritonnet.kernels.batch_norm_stats import STAGES, check_image, check_vectors
 from tritonnet.kernels.conv2d_gather import dot, products, split_sum
-from tritonnet.kernels.runtime import (
-    INTERPRET,
-    cdiv,
-    check_dtype,
-    empty,
-    image,
-    launch,
-    multiprocessors,
-    next_power_of_2,
-    pitch,
-    refuse,
-)
+from tritonnet.kernels.runtime import cdiv, check_dtype, empty, image_of, launch, next_power_of_2, pitch, refuse
 
 __all__ = ["head_bwd", "head_fits", "head_fwd"]
 
@@ -142,9 +132,9 @@ def _cut(x: torch.Tensor, K: int, load: int, most: int) -> tuple[int, dict[str, 
     pixels, C = x.shape[0] * x.shape[1] * x.shape[2], x.shape[3]
     block_c, block_k = max(16, next_power_of_2(C)), max(16, next_power_of_2(K))
     block_m = max(16, min(16384 // block_c, most) // x.element_size())
-    if INTERPRET:
+    if runtime.INTERPRET:
         block_m = min(65536 // block_c, max(16, next_power_of_2(pixels)))
-    programs = min(cdiv(pixels, block_m), load * multiprocessors())
+    programs = min(cdiv(pixels, block_m), load * runtime.multiprocessors())
     num_warps = 4 if block_c * block_k <= 2048 else 8  # as many sums as there are weights
     return programs, {"BLOCK_M": block_m, "BLOCK_C": block_c, "BLOCK_K": block_k, "num_warps": num_warps}
 
@@ -170,7 +160,7 @@ def head_fwd(
     pixels, C, K = _check(x, norm, w)
     check_vectors(K, bias=bias)
     y = empty((*x.shape[:3], K), x.dtype)
-    programs, blocks = _cut(x, K, APPLY // 2, 256)
+    programs, blocks = _cut(x, K, 8, 256)
     launch(
         _head_fwd_kernel, (programs,), x, *norm.buffers, w, bias, y, pixels, C, K, pitch(x), norm.eps,
         HAS_BIAS=bias is not None, **products(x, tf32), **blocks,
@@ -195,20 +185,18 @@ def head_bwd(
         Refused: wrong shapes or dtypes.
     """
     pixels, C, K = _check(x, norm, w)
-    check_dtype("head", "the gradient", dy, (x.dtype,))
-    if image("head", "the gradient", dy) != (*x.shape[:3], K):
-        refuse("head", f"the gradient must have buffer shape {(*x.shape[:3], K)}, got {tuple(dy.shape)}")
-    programs, blocks = _cut(x, K, REDUCE, 64)
+    image_of("head", "the gradient", dy, (*x.shape[:3], K), (x.dtype,))
+    programs, blocks = _cut(x, K, 4, 64)
     sums = empty((programs, C), torch.float32), empty((programs, C), torch.float32)
     parts, total = empty((programs, K * C + K), torch.float32), empty((K * C + K,), torch.float32)
     launch(
         _head_bwd_stats_kernel, (programs,), dy, x, *norm.buffers, w, *sums, parts,
-        pixels, C, K, pitch(dy), pitch(x), norm.eps, **products(x, tf32), **blocks, STAGES=3,
+        pixels, C, K, pitch(dy), pitch(x), norm.eps, **products(x, tf32), **blocks, STAGES=STAGES,
     )  # fmt: skip
     dscale, dshift = merge_sums(*sums)
     split_sum(parts, total)
     dx = empty(tuple(x.shape), x.dtype)
-    programs, blocks = _cut(x, K, 2 * APPLY, 64)
+    programs, blocks = _cut(x, K, 32, 64)
     launch(
         _head_bwd_kernel, (programs,), dy, x, *norm.buffers, w, dscale, dshift, dx,
         pixels, C, K, pitch(dy), pitch(x), norm.eps, TRAINING=training, **products(x, tf32), **blocks,

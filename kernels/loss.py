@@ -4,7 +4,7 @@ A loss makes its value and its gradient in one pass over the logits, the gradien
 So what the mean divides by must be known before: `loss_count` sums the weights of the counted pixels from the targets
 alone (1 to 8 bytes a pixel).
 
-    counts  = sum over counted m of w[t[m]]          in at most 256 partial sums, which the loss kernel adds up
+    counts  = sum over counted m of w[t[m]]          in 256 partial sums, which the loss kernel adds up
     loss    = sum of partial losses / divisor        divisor: sum of counts (at least `least`), or a number
     dx      = gradient * upstream                    in place; nothing is read or written where upstream is 1
 
@@ -13,35 +13,52 @@ is not finite, except when nothing was counted: then the mean is 0 / 0 = NaN as 
 the step does no harm.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
 from tritonnet.kernels import fault
-from tritonnet.kernels.pointwise import FLOATS
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, empty, flat, launch, logical, refuse
+from tritonnet.kernels.fault import LABEL, LOSS, raise_flag
+from tritonnet.kernels.pointwise import FLOATS, flat_tile
+from tritonnet.kernels.runtime import INTERPRET, cdiv, check_buffer, check_dtype, empty, flat, launch, logical, refuse
 from tritonnet.kernels.softmax import rows
 
 __all__ = [
-    "COUNTS", "FLOATS", "INTEGERS", "REDUCTIONS", "check_classes", "check_labels", "check_least", "check_logits",
-    "check_reduction", "counted_weight", "flag_not_finite", "log1p", "loss_bwd", "loss_count", "loss_merge",
-    "room_for_gradient",
+    "INTEGERS", "REDUCTIONS", "check_classes", "check_labels", "check_least", "check_logits",
+    "check_reduction", "counted_weight", "flag_not_finite", "log1p", "loss_bwd", "loss_count", "loss_fwd", "mean_factor",
+    "store_loss",
 ]  # fmt: skip
 
-COUNTS = 256
+COUNTS = tl.constexpr(1 if INTERPRET else 256)
 INTEGERS = (torch.int64, torch.int32, torch.uint8)
 REDUCTIONS = ("none", "mean", "sum")
 
 
 @triton.jit
-def counted_weight(t, live, weight_ptr, ignore, C: tl.constexpr):
-    """Of targets `t`: the weight each counts with, which count, and which are outside 0..C-1 and not to be ignored."""
-    known = live & (t != ignore) & (t >= 0) & (t < C)
+def counted_weight(t, live, weight_ptr, fault_ptr, ignore, C: tl.constexpr):
+    """Of targets `t`: the weight each counts with, and which count; one outside 0..C-1, not to be ignored, is a fault."""
+    meant = live & (t != ignore)
+    known = meant & (t >= 0) & (t < C)
+    if fault_ptr is not None:
+        raise_flag(meant & ((t < 0) | (t >= C)), fault_ptr, LABEL)
     if weight_ptr is None:
         weight = known.to(tl.float32)
     else:
         weight = tl.load(weight_ptr + tl.where(known, t, 0), mask=known, other=0.0).to(tl.float32)
-    return weight, known, live & (t != ignore) & ((t < 0) | (t >= C))
+    return weight, known
+
+
+@triton.jit
+def mean_factor(count_ptr, factor, least):
+    """What a gradient is multiplied by: 1 / the counts, at least `least` (0, if there are none); `factor` without counts."""
+    if count_ptr is not None:
+        total = tl.sum(tl.load(count_ptr + tl.arange(0, COUNTS)))
+        if least is not None:
+            total = tl.maximum(total, least)
+        factor = tl.where(total == 0.0, 0.0, 1.0 / total)
+    return factor
 
 
 @triton.jit
@@ -52,10 +69,19 @@ def log1p(u):
 
 
 @triton.jit
-def flag_not_finite(loss, fault_ptr, FLAG: tl.constexpr):
-    """Set `FLAG` if any of `loss` is NaN or infinite."""
-    bad = tl.max((tl.abs(loss) < float("inf")).to(tl.int32) ^ 1)
-    tl.atomic_or(fault_ptr, FLAG, mask=bad > 0)
+def flag_not_finite(loss, fault_ptr):
+    """A fault if any of `loss` is NaN or infinite."""
+    raise_flag((tl.abs(loss) < float("inf")).to(tl.int32) ^ 1, fault_ptr, LOSS)
+
+
+@triton.jit
+def store_loss(loss_ptr, fault_ptr, at, live, loss, EACH: tl.constexpr):
+    """Store each of `loss`, 0 where not live; or their sum, one a program."""
+    if EACH:
+        tl.store(loss_ptr + at, loss, mask=live)
+        flag_not_finite(loss, fault_ptr)
+    else:
+        tl.store(loss_ptr + tl.program_id(0), tl.sum(loss))
 
 
 @triton.jit
@@ -69,7 +95,7 @@ def _loss_count_kernel(
     for offset in range(0, stretch, BLOCK):
         m = start + offset + tl.arange(0, BLOCK)
         t = tl.load(target_ptr + m, mask=m < M, other=0).to(tl.int64)
-        weight, _, _ = counted_weight(t, m < M, weight_ptr, ignore, C)
+        weight, _ = counted_weight(t, m < M, weight_ptr, None, ignore, C)
         acc += tl.where(t >= first, weight, 0.0)
     tl.store(count_ptr + tl.program_id(0), tl.sum(acc))
 
@@ -77,22 +103,21 @@ def _loss_count_kernel(
 @triton.jit
 def _loss_merge_kernel(
     partial_ptr, count_ptr, loss_ptr, fault_ptr,
-    n, counts, divisor, least,  # n partial losses; counts partial weights
-    COUNTS: tl.constexpr, FLAG: tl.constexpr, BLOCK: tl.constexpr,
+    n, divisor, least,  # n partial losses
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     acc = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, n, BLOCK):
         at = start + tl.arange(0, BLOCK)
         acc += tl.load(partial_ptr + at, mask=at < n, other=0.0)
-    if count_ptr is None:
-        total = tl.zeros((1,), tl.float32) + divisor
-    else:
-        at = tl.arange(0, COUNTS)
-        total = tl.sum(tl.load(count_ptr + at, mask=at < counts, other=0.0))
-        total = tl.zeros((1,), tl.float32) + tl.maximum(total, least)
+    total = tl.zeros((1,), tl.float32) + divisor
+    if count_ptr is not None:
+        total = tl.zeros((1,), tl.float32) + tl.sum(tl.load(count_ptr + tl.arange(0, COUNTS)))
+        if least is not None:
+            total = tl.maximum(total, least)
     loss = tl.sum(acc) / total  # [1]
     tl.store(loss_ptr + tl.arange(0, 1), loss)
-    flag_not_finite(tl.where(total == 0.0, 0.0, loss), fault_ptr, FLAG)
+    flag_not_finite(tl.where(total == 0.0, 0.0, loss), fault_ptr)
 
 
 @triton.jit
@@ -140,11 +165,7 @@ def check_logits(
         refuse(op, f"input must have shape (N, C) or (N, C, H, W), got {x.dim()} dimensions")
     m, c, x_pitch = rows(op, "input", x)
     if weight is not None:
-        check_dtype(op, "weight", weight, (torch.float32,))
-        flat(op, "weight", weight)
-        shape = (classes or c,)
-        if tuple(weight.shape) != shape:
-            refuse(op, f"weight must have shape {shape}, one number a class, got {tuple(weight.shape)}")
+        check_buffer(op, "weight", weight, torch.float32, (classes or c,), ", one number a class")
     return m, c, x_pitch
 
 
@@ -161,26 +182,23 @@ def check_labels(op: str, x: torch.Tensor, target: torch.Tensor, other: str = ""
     flat(op, "target", target)
 
 
-def check_classes(op: str, x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> int:
+def check_classes(
+    op: str, x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None
+) -> tuple[int, int, int, int]:
     """Check logits, class indices and class weights for a kernel that holds a pixel's classes in one tile.
 
     Returns:
-        Number of classes: 2 for one channel, a sigmoid, and else the channels.
+        Pixels, channels, pitch, and number of classes: 2 for one channel, a sigmoid, and else the channels.
 
     Raises:
         Refused: shapes or dtypes that do not fit, or more than 4096 classes.
     """
-    c = max(x.shape[-1] if x.dim() else 1, 2)
-    check_logits(op, x, weight, c)
+    classes = max(x.shape[-1] if x.dim() else 1, 2)
+    sizes = check_logits(op, x, weight, classes)
     check_labels(op, x, target)
-    if c > 4096:
-        refuse(op, f"input must have at most 4096 classes, got {c}")
-    return c
-
-
-def room_for_gradient(x: torch.Tensor) -> torch.Tensor:
-    """An empty buffer for the gradient of logits `x`, contiguous: of x's dtype, but float32 for float16 logits."""
-    return empty(tuple(x.shape), torch.float32 if x.dtype == torch.float16 else x.dtype)
+    if classes > 4096:
+        refuse(op, f"input must have at most 4096 classes, got {classes}")
+    return *sizes, classes
 
 
 def loss_count(
@@ -196,11 +214,10 @@ def loss_count(
         first: the first class that counts.
 
     Returns:
-        At most 256 partial sums, float32.
+        COUNTS partial sums, float32.
     """
-    m = flat("loss", "target", target)
+    m, programs = flat("loss", "target", target), COUNTS.value
     block = 65536 if INTERPRET else 1024
-    programs = max(1, min(COUNTS, cdiv(m, block)))
     counts = empty((programs,), torch.float32)
     stretch = cdiv(cdiv(m, programs), block) * block
     launch(
@@ -209,19 +226,47 @@ def loss_count(
     return counts
 
 
-def loss_merge(partials: torch.Tensor, counts: torch.Tensor | None, divisor: float, least: float = 0.0) -> torch.Tensor:
-    """Add up partial losses and divide by the sum of `counts`, at least `least`, or by `divisor` without them.
+def loss_fwd(
+    op: str, kernel: triton.JITFunction, cut: tuple[tuple[int], dict[str, int]], x: torch.Tensor,
+    inputs: tuple[torch.Tensor | None, ...], n: int, *numbers: float | None, shape: tuple[int, ...], reduction: str,
+    gradient: bool, counted: tuple[Any, ...] = (), least: float | None = None, **constants: int,
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """Launch the kernel of a loss and merge what its programs leave.
+
+    Args:
+        op: names the op in a refusal.
+        kernel: of (x, *inputs, counts, dx, loss, fault, n, factor, *numbers, EACH, ...), factor being what to multiply
+            gradients by without counts.
+        cut: its grid and tile.
+        x, inputs, n, numbers, constants: for the kernel; n losses, the divisor of a mean without counts.
+        shape: of the losses.
+        reduction: "mean", "sum" or "none".
+        gradient: whether dx is wanted.
+        counted: arguments of `loss_count`, whose counts are the divisor of a mean.
+        least: what the counts count for at least.
 
     Returns:
-        The loss: float32, no dimensions. Sets fault.LOSS unless it is finite (or nothing was counted).
+        The loss, float32, without dimensions or of `shape`. Sets fault.LOSS unless it is finite (or nothing was counted).
+        dx, contiguous, of x's shape and dtype (float32 for float16), or None.
+
+    Raises:
+        Refused: another reduction.
     """
-    loss = empty((), torch.float32)
+    check_reduction(op, reduction)
+    (grid, tile), each = cut, reduction == "none"
+    counts = loss_count(*counted) if counted and reduction == "mean" else None
+    divisor = float(n) if reduction == "mean" else 1.0
+    dx = empty(tuple(x.shape), torch.float32 if x.dtype == torch.float16 else x.dtype) if gradient else None
+    partials, flag = empty(shape if each else grid, torch.float32), fault.flag()
     launch(
-        _loss_merge_kernel, (1,), partials, counts, loss, fault.flag(),
-        partials.numel(), 0 if counts is None else counts.numel(), float(divisor), float(least),
-        COUNTS=COUNTS, FLAG=fault.LOSS, BLOCK=1024,
+        kernel, grid, x, *inputs, counts, dx, partials, flag, n, 1.0 / divisor if divisor else 0.0, *numbers,
+        EACH=each, **constants, **tile,
     )  # fmt: skip
-    return loss
+    if each:
+        return partials, dx
+    loss = empty((), torch.float32)
+    launch(_loss_merge_kernel, (1,), partials, counts, loss, flag, partials.numel(), divisor, least, BLOCK=1024)
+    return loss, dx
 
 
 def loss_bwd(gradient: torch.Tensor, dy: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -245,9 +290,9 @@ def loss_bwd(gradient: torch.Tensor, dy: torch.Tensor, dtype: torch.dtype) -> to
     else:
         flat("loss", "dy", dy)
         dy_pitch = 1
-    block = 65536 if INTERPRET else 2048
+    grid, tile = flat_tile(n)
     launch(
-        _loss_bwd_kernel, (cdiv(n, block),), gradient, dy, dx, n, dy_pitch,
-        C=c, SCALAR=dy.dim() == 0, DY_CHANNELS=same_rank, IN_PLACE=dx is gradient, BLOCK=block,
+        _loss_bwd_kernel, grid, gradient, dy, dx, n, dy_pitch,
+        C=c, SCALAR=dy.dim() == 0, DY_CHANNELS=same_rank, IN_PLACE=dx is gradient, **tile,
     )  # fmt: skip
     return dx

@@ -14,8 +14,9 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels.runtime import cdiv, empty, flat, launch, pitch, refuse
-from tritonnet.kernels.window import Pair, check_window, pick_tile
+from tritonnet.kernels.pointwise import pixel_tile
+from tritonnet.kernels.runtime import cdiv, check_buffer, empty, launch, pitch
+from tritonnet.kernels.window import Pair, check_window, pixel_index
 
 __all__ = ["max_pool2d_bwd", "max_pool2d_fwd"]
 
@@ -29,10 +30,7 @@ def _max_pool2d_fwd_kernel(
     R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr, PAD_W: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M] output pixel
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
-    live = ((m >= 0) & (m < n_out))[:, None] & (c < C)[None, :]  # [M, C]; m wraps in the last program of 2**31 pixels
-    n, p, q = m // (P * Q), m // Q % P, m % Q
+    m, c, live, n, p, q = pixel_index(n_out, P, Q, C, BLOCK_M, BLOCK_C)
     best = tl.full((BLOCK_M, BLOCK_C), float("-inf"), tl.float32)
     winner = tl.full((BLOCK_M, BLOCK_C), -1, tl.int32)
     for r in range(R):
@@ -57,10 +55,7 @@ def _max_pool2d_bwd_kernel(
     R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr, PAD_W: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M] input pixel
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
-    live = ((m >= 0) & (m < n_in))[:, None] & (c < C)[None, :]  # [M, C]
-    n, h, w = m // (H * W), m // W % H, m % W
+    m, c, live, n, h, w = pixel_index(n_in, H, W, C, BLOCK_M, BLOCK_C)
     dx = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     for i in range((R + STRIDE_H - 1) // STRIDE_H):  # the windows that cover (h, w), last one first
         for j in range((S + STRIDE_W - 1) // STRIDE_W):
@@ -80,10 +75,8 @@ def _max_pool2d_bwd_tiled_kernel(
     windows, H, W, P, Q, ROWS, COLUMNS, C, dy_pitch,  # windows = N * ROWS * COLUMNS, enough of them to cover H x W
     R: tl.constexpr, S: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M] window, also the incomplete ones at the far edges
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
-    live = ((m >= 0) & (m < windows))[:, None] & (c < C)[None, :]  # [M, C]
-    n, p, q = m // (ROWS * COLUMNS), m // COLUMNS % ROWS, m % COLUMNS
+    # a pixel is a window here, also the incomplete ones at the far edges
+    _, c, live, n, p, q = pixel_index(windows, ROWS, COLUMNS, C, BLOCK_M, BLOCK_C)
     complete = live & ((p < P) & (q < Q))[:, None]
     pixel = ((n * P + p) * Q + q).to(tl.int64)[:, None]
     winner = tl.load(winner_ptr + pixel * C + c[None, :], mask=complete, other=0).to(tl.int32)
@@ -113,16 +106,11 @@ def max_pool2d_fwd(
     Raises:
         Refused: another dtype, a size out of range, or no room for one window.
     """
-    N, H, W, C, P, Q = check_window(OP, x, kernel_size, stride, padding)
-    (R, S), n_out = kernel_size, N * P * Q
+    (N, H, W, C, P, Q), window = check_window(OP, x, kernel_size, stride, padding)
     y = empty((N, P, Q, C), x.dtype)
-    winner = empty((N, P, Q, C), torch.uint8 if R * S <= 15 * 15 else torch.int32)
-    tile = pick_tile(n_out, C)
-    launch(
-        _max_pool2d_fwd_kernel, tile.grid(n_out, C), x, y, winner, n_out, H, W, P, Q, C, pitch(x),
-        R=R, S=S, STRIDE_H=stride[0], STRIDE_W=stride[1], PAD_H=padding[0], PAD_W=padding[1],
-        BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
-    )  # fmt: skip
+    winner = empty((N, P, Q, C), torch.uint8 if kernel_size[0] * kernel_size[1] <= 15 * 15 else torch.int32)
+    grid, tile = pixel_tile(N * P * Q, C)
+    launch(_max_pool2d_fwd_kernel, grid, x, y, winner, N * P * Q, H, W, P, Q, C, pitch(x), **window, **tile)
     return y, winner
 
 
@@ -146,25 +134,17 @@ def max_pool2d_bwd(
     Raises:
         Refused: shapes that do not belong together, or a size out of range.
     """
-    N, _, _, C, P, Q = check_window(OP, dy, kernel_size, stride, padding, (H, W))
-    flat(OP, "winner", winner)
-    if tuple(winner.shape) != (N, P, Q, C):
-        refuse(OP, f"winner must have the output's buffer shape {(N, P, Q, C)}, got {tuple(winner.shape)}")
-    R, S = kernel_size
+    (N, _, _, C, P, Q), window = check_window(OP, dy, kernel_size, stride, padding, (H, W))
+    check_buffer(OP, "winner", winner, winner.dtype, (N, P, Q, C))
     dx = empty((N, H, W, C), dy.dtype)
     if stride == kernel_size and padding == (0, 0):
-        rows, columns = cdiv(H, R), cdiv(W, S)
-        tile = pick_tile(N * rows * columns, C)
+        (R, S), rows, columns = kernel_size, cdiv(H, kernel_size[0]), cdiv(W, kernel_size[1])
+        grid, tile = pixel_tile(N * rows * columns, C)
         launch(
-            _max_pool2d_bwd_tiled_kernel, tile.grid(N * rows * columns, C),
-            dy, winner, dx, N * rows * columns, H, W, P, Q, rows, columns, C, pitch(dy),
-            R=R, S=S, BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
+            _max_pool2d_bwd_tiled_kernel, grid,
+            dy, winner, dx, N * rows * columns, H, W, P, Q, rows, columns, C, pitch(dy), R=R, S=S, **tile,
         )  # fmt: skip
-        return dx
-    tile = pick_tile(N * H * W, C)
-    launch(
-        _max_pool2d_bwd_kernel, tile.grid(N * H * W, C), dy, winner, dx, N * H * W, H, W, P, Q, C, pitch(dy),
-        R=R, S=S, STRIDE_H=stride[0], STRIDE_W=stride[1], PAD_H=padding[0], PAD_W=padding[1],
-        BLOCK_M=tile.pixels, BLOCK_C=tile.channels, num_warps=tile.num_warps,
-    )  # fmt: skip
+    else:
+        grid, tile = pixel_tile(N * H * W, C)
+        launch(_max_pool2d_bwd_kernel, grid, dy, winner, dx, N * H * W, H, W, P, Q, C, pitch(dy), **window, **tile)
     return dx

@@ -10,9 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels import runtime
-from tritonnet.kernels.pointwise import image_index, image_tile
-from tritonnet.kernels.runtime import cdiv, image, launch, pitch, refuse
+from tritonnet.kernels.pointwise import FLOATS, image_index, image_tile
+from tritonnet.kernels.runtime import check_dtype, empty, image, image_of, launch, pitch, refuse
 
 __all__ = ["pad_fwd"]
 
@@ -46,17 +45,13 @@ def pad_fwd(
         Refused: less than nothing would remain, or `out` does not fit.
     """
     n, h, w, c = image("pad", "input", x)
-    runtime.check_dtype("pad", "input", x, (torch.float32, torch.bfloat16, torch.float16))
+    check_dtype("pad", "input", x, FLOATS)
     left, right, top, bottom = pads
     p, q = h + top + bottom, w + left + right
     if p < 0 or q < 0:
         refuse("pad", f"pad must leave at least 0 x 0 pixels, got {p} x {q} from {h} x {w} by {tuple(pads)}")
-    y = runtime.empty((n, p, q, c), x.dtype) if out is None else out
-    if image("pad", "out", y) != (n, p, q, c) or y.dtype != x.dtype:
-        refuse("pad", f"out must be {(n, p, q, c)} of {x.dtype}, got {tuple(y.shape)} of {y.dtype}")
-    programs, tile = image_tile(p, q, c)
-    launch(
-        _pad_fwd_kernel, (n * programs, cdiv(c, tile["BLOCK_C"])), x, y, h, w, p, q, c, pitch(x), pitch(y), top, left,
-        float(value), **tile,
-    )  # fmt: skip
+    shape = (n, p, q, c)
+    y = empty(shape, x.dtype) if out is None else image_of("pad", "out", out, shape, (x.dtype,))
+    grid, tile = image_tile(n, p, q, c)
+    launch(_pad_fwd_kernel, grid, x, y, h, w, p, q, c, pitch(x), pitch(y), top, left, float(value), **tile)
     return y

@@ -15,10 +15,10 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels.pointwise import FLOATS
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, empty, flat, launch
+from tritonnet.kernels.pointwise import FLOATS, flat_tile
+from tritonnet.kernels.runtime import cdiv, check_dtype, empty, flat, launch
 
-__all__ = ["COUNTER_WIDTH", "cos_sin", "normal", "philox", "take", "uniform"]
+__all__ = ["COUNTER_WIDTH", "cos_sin", "interleave", "normal", "philox", "take", "uniform"]
 
 COUNTER_WIDTH = 4  # elements a counter gives
 
@@ -32,30 +32,25 @@ def _take_kernel(state_ptr, taken_ptr, counters):
 
 
 @triton.jit
-def philox(state_ptr, BLOCK: tl.constexpr):
-    """This program's counters [B] as int64, and their four words as numbers (r >> 8) / 2**24 in [0, 1)."""
-    seed, offset = tl.load(state_ptr), tl.load(state_ptr + 1)
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    counter = i + offset
-    low, high = (counter & 0xFFFFFFFF).to(tl.uint32), (counter >> 32).to(tl.uint32)
-    none = low * 0
-    r0, r1, r2, r3 = tl.philox(seed, low, high, none, none)
-    unit = 1.0 / 16777216
-    return (
-        i,
-        (r0 >> 8).to(tl.float32) * unit,
-        (r1 >> 8).to(tl.float32) * unit,
-        (r2 >> 8).to(tl.float32) * unit,
-        (r3 >> 8).to(tl.float32) * unit,
-    )
+def _unit(r):
+    return (r >> 8).to(tl.float32) * (1.0 / 16777216)
 
 
 @triton.jit
-def _store(y_ptr, i, n, y0, y1, y2, y3):
-    tl.store(y_ptr + 4 * i, y0.to(y_ptr.dtype.element_ty), mask=4 * i < n)
-    tl.store(y_ptr + 4 * i + 1, y1.to(y_ptr.dtype.element_ty), mask=4 * i + 1 < n)
-    tl.store(y_ptr + 4 * i + 2, y2.to(y_ptr.dtype.element_ty), mask=4 * i + 2 < n)
-    tl.store(y_ptr + 4 * i + 3, y3.to(y_ptr.dtype.element_ty), mask=4 * i + 3 < n)
+def philox(state_ptr, BLOCK: tl.constexpr):
+    """The elements of this program's counters, int64 [4 B], and the counters' words as four numbers (r >> 8) / 2**24 [B]."""
+    seed, offset = tl.load(state_ptr), tl.load(state_ptr + 1)
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    counter = offset + first + tl.arange(0, BLOCK)
+    low, high = (counter & 0xFFFFFFFF).to(tl.uint32), (counter >> 32).to(tl.uint32)
+    r0, r1, r2, r3 = tl.philox(seed, low, high, low * 0, low * 0)
+    return 4 * first + tl.arange(0, 4 * BLOCK), _unit(r0), _unit(r1), _unit(r2), _unit(r3)
+
+
+@triton.jit
+def interleave(v0, v1, v2, v3):
+    """[4 B] of four [B]: element 4 i + k takes v_k[i]."""
+    return tl.interleave(tl.interleave(v0, v2), tl.interleave(v1, v3))
 
 
 @triton.jit
@@ -72,7 +67,8 @@ def cos_sin(u):
 @triton.jit
 def _uniform_kernel(y_ptr, state_ptr, n, low, width, BLOCK: tl.constexpr):
     i, u0, u1, u2, u3 = philox(state_ptr, BLOCK)
-    _store(y_ptr, i, n, low + width * u0, low + width * u1, low + width * u2, low + width * u3)
+    y = low + width * interleave(u0, u1, u2, u3)
+    tl.store(y_ptr + i, y.to(y_ptr.dtype.element_ty), mask=i < n)
 
 
 @triton.jit
@@ -83,8 +79,8 @@ def _normal_kernel(y_ptr, state_ptr, n, mean, std, BLOCK: tl.constexpr):
     radius1 = std * tl.sqrt(-2.0 * tl.log(u2 + 1.0 / 16777216))
     cos0, sin0 = cos_sin(u1)
     cos1, sin1 = cos_sin(u3)
-    y0, y1, y2, y3 = mean + radius0 * cos0, mean + radius0 * sin0, mean + radius1 * cos1, mean + radius1 * sin1
-    _store(y_ptr, i, n, y0, y1, y2, y3)
+    y = mean + interleave(radius0 * cos0, radius0 * sin0, radius1 * cos1, radius1 * sin1)
+    tl.store(y_ptr + i, y.to(y_ptr.dtype.element_ty), mask=i < n)
 
 
 def take(state: torch.Tensor, elements: int) -> torch.Tensor:
@@ -119,7 +115,6 @@ def _fill(
 ) -> torch.Tensor:
     check_dtype(op, "y", y, FLOATS)
     n = flat(op, "y", y)
-    counters = cdiv(n, COUNTER_WIDTH)
-    block = 65536 if INTERPRET else 512
-    launch(kernel, (cdiv(counters, block),), y, state, n, float(first), float(second), BLOCK=block, num_warps=4)
+    grid, tile = flat_tile(cdiv(n, COUNTER_WIDTH), 512)
+    launch(kernel, grid, y, state, n, float(first), float(second), **tile)
     return y

@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 import torch
 
 __all__ = [
-    "INTERPRET", "Refused", "arch", "beside", "cdiv", "check_dtype", "device", "empty", "flat", "image", "join", "launch",
-    "logical", "multiprocessors", "next_power_of_2", "observing", "pitch", "recording", "refuse", "settle", "zeros",
+    "INTERPRET", "Refused", "arch", "beside", "cdiv", "check_buffer", "check_dtype", "device", "empty", "flat", "image",
+    "image_of", "join", "launch", "logical", "multiprocessors", "next_power_of_2", "observing", "only", "pitch", "recording",
+    "refuse", "settle", "zeros",
 ]  # fmt: skip
 
 notice = ""  # printed once, before the first launch
@@ -30,6 +31,13 @@ class Refused(ValueError):
 def refuse(op: str, message: str) -> NoReturn:
     """Raise `Refused`: `[op] message`. The message says what must hold and what came."""
     raise Refused(f"[{op}] {message}")
+
+
+def only(op: str, hint: str = "nothing else is supported yet", **arguments: tuple[Any, Any]) -> None:
+    """Refuse each argument `name=(value, supported)` whose value is not the supported one, naming it."""
+    for name, (value, supported) in arguments.items():
+        if value != supported:
+            refuse(op, f"{name} must be {supported!r}, got {value!r}; {hint}")
 
 
 def cdiv(a: int, b: int) -> int:
@@ -142,6 +150,16 @@ def image(op: str, name: str, x: torch.Tensor) -> tuple[int, int, int, int]:
     return n, h, w, c
 
 
+def image_of(
+    op: str, name: str, x: torch.Tensor, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...]
+) -> torch.Tensor:
+    """Check that `x` is an image buffer of that (N, H, W, C) shape and one of these dtypes, and return it."""
+    check_dtype(op, name, x, dtypes)
+    if image(op, name, x) != shape:
+        refuse(op, f"{name} must have buffer shape {shape}, got {tuple(x.shape)}")
+    return x
+
+
 def flat(op: str, name: str, x: torch.Tensor) -> int:
     """Check that `x` is contiguous and on this device, and return its number of elements."""
     if x.device != device():
@@ -156,6 +174,16 @@ def check_dtype(op: str, name: str, x: torch.Tensor, allowed: tuple[torch.dtype,
     if x.dtype not in allowed:
         wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
         refuse(op, f"{name} must be {wanted}, got {str(x.dtype).removeprefix('torch.')}")
+
+
+def check_buffer(
+    op: str, name: str, x: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], what: str = ""
+) -> None:
+    """Raise `Refused` unless `x` is contiguous, on this device, of that dtype and of that shape, which `what` explains."""
+    check_dtype(op, name, x, (dtype,))
+    flat(op, name, x)
+    if tuple(x.shape) != shape:
+        refuse(op, f"{name} must have shape {shape}{what}, got {tuple(x.shape)}")
 
 
 # --- launches -------------------------------------------------------------------------------------------------------

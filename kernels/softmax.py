@@ -12,31 +12,23 @@ algorithm 3). Deterministic. Cost: memory-bound; forward reads x, writes y; back
 above a tile are read twice).
 """
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 
 from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, flat, image, launch, next_power_of_2, pitch, refuse
 
-__all__ = ["Tile", "pick_tile", "row_totals", "rows", "softmax_bwd", "softmax_fwd"]
+__all__ = ["load_rows", "row_tile", "row_totals", "rows", "softmax_bwd", "softmax_fwd"]
 
 
-@dataclass(frozen=True)
-class Tile:
-    """Rows and channels a program holds at once."""
+def row_tile(rows: int, channels: int, elements: int = 1024) -> tuple[tuple[int], dict[str, int]]:
+    """Grid and tile of a kernel over rows of channels: all channels of a row up to 4096, then blocks of 4096.
 
-    rows: int
-    channels: int
-    num_warps: int
-
-
-def pick_tile(channels: int) -> Tile:
-    """Four elements a thread (eight spill at 3 channels): all channels up to 4096, then blocks of 4096."""
-    block = min(next_power_of_2(channels), 4096)
-    elements = 65536 if INTERPRET else 1024
-    return Tile(max(1, elements // block), block, 8)
+    By default four elements a thread (eight spill at 3 channels).
+    """
+    block_c = min(next_power_of_2(channels), 4096)
+    block_m = max(1, (65536 if INTERPRET else elements) // block_c)
+    return (cdiv(rows, block_m),), {"BLOCK_M": block_m, "BLOCK_C": block_c, "num_warps": 8}
 
 
 def rows(op: str, name: str, x: torch.Tensor) -> tuple[int, int, int]:
@@ -72,8 +64,10 @@ def row_totals(x_ptr, m, M, x_pitch, C: tl.constexpr, BLOCK_M: tl.constexpr, BLO
 
 
 @triton.jit
-def load_rows(x_ptr, m, c, M, x_pitch, C: tl.constexpr, SIGMOID: tl.constexpr = 0):
-    """Channels `c` of rows `m` as fp32; -inf beyond C, 0 beyond M.
+def load_rows(
+    x_ptr, m, c, M, x_pitch, C: tl.constexpr, SIGMOID: tl.constexpr = 0, BEYOND: tl.constexpr = float("-inf")
+):
+    """Channels `c` of rows `m` as fp32; `BEYOND` beyond C, 0 beyond M.
 
     A sigmoid is a softmax over a logit of 0 and its own: with SIGMOID = 1 channel 0 is that 0, and channel 1 the
     buffer's only one.
@@ -82,7 +76,7 @@ def load_rows(x_ptr, m, c, M, x_pitch, C: tl.constexpr, SIGMOID: tl.constexpr = 
     if SIGMOID:
         live = live & (c > 0)[None, :]
     x = tl.load(x_ptr + m[:, None] * x_pitch + (c[None, :] - SIGMOID), mask=live, other=0.0).to(tl.float32)
-    return tl.where((c < C)[None, :], x, float("-inf"))
+    return tl.where((c < C)[None, :], x, BEYOND)
 
 
 @triton.jit
@@ -118,16 +112,15 @@ def _softmax_bwd_kernel(
     inner = tl.zeros((BLOCK_M,), tl.float32)
     for c0 in range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)  # [C]
-        live = (m < M)[:, None] & (c < C)[None, :]
-        dy = tl.load(dy_ptr + m[:, None] * DY_PITCH + c[None, :], mask=live, other=0.0).to(tl.float32)
-        y = tl.load(y_ptr + m[:, None] * Y_PITCH + c[None, :], mask=live, other=0.0).to(tl.float32)
+        dy = load_rows(dy_ptr, m, c, M, DY_PITCH, C, 0, 0.0)
+        y = load_rows(y_ptr, m, c, M, Y_PITCH, C, 0, 0.0)
         inner += tl.sum(dy if LOG else dy * y, 1)
     for c0 in range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
         live = (m < M)[:, None] & (c < C)[None, :]
         if C > BLOCK_C:
-            dy = tl.load(dy_ptr + m[:, None] * DY_PITCH + c[None, :], mask=live, other=0.0).to(tl.float32)
-            y = tl.load(y_ptr + m[:, None] * Y_PITCH + c[None, :], mask=live, other=0.0).to(tl.float32)
+            dy = load_rows(dy_ptr, m, c, M, DY_PITCH, C, 0, 0.0)
+            y = load_rows(y_ptr, m, c, M, Y_PITCH, C, 0, 0.0)
         dx = dy - tl.exp(y) * inner[:, None] if LOG else y * (dy - inner[:, None])
         tl.store(dx_ptr + m[:, None] * C + c[None, :], dx.to(dx_ptr.dtype.element_ty), mask=live)
 
@@ -147,11 +140,8 @@ def softmax_fwd(x: torch.Tensor, *, log: bool = False) -> torch.Tensor:
     """
     m, c, x_pitch = rows("softmax", "x", x)
     y = empty(tuple(x.shape), x.dtype)
-    tile = pick_tile(c)
-    launch(
-        _softmax_fwd_kernel, (cdiv(m, tile.rows),), x, y, m,
-        C=c, X_PITCH=x_pitch, LOG=log, BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.num_warps,
-    )  # fmt: skip
+    grid, tile = row_tile(m, c)
+    launch(_softmax_fwd_kernel, grid, x, y, m, C=c, X_PITCH=x_pitch, LOG=log, **tile)
     return y
 
 
@@ -174,10 +164,6 @@ def softmax_bwd(dy: torch.Tensor, y: torch.Tensor, *, log: bool = False) -> torc
     m, c, y_pitch = rows("softmax", "y", y)
     _, _, dy_pitch = rows("softmax", "dy", dy)
     dx = empty(tuple(y.shape), y.dtype)
-    tile = pick_tile(c)
-    launch(
-        _softmax_bwd_kernel, (cdiv(m, tile.rows),), dy, y, dx, m,
-        C=c, DY_PITCH=dy_pitch, Y_PITCH=y_pitch, LOG=log, BLOCK_M=tile.rows, BLOCK_C=tile.channels,
-        num_warps=tile.num_warps,
-    )  # fmt: skip
+    grid, tile = row_tile(m, c)
+    launch(_softmax_bwd_kernel, grid, dy, y, dx, m, C=c, DY_PITCH=dy_pitch, Y_PITCH=y_pitch, LOG=log, **tile)
     return dx

@@ -6,7 +6,7 @@ o runs over the kept dimensions, r over the summed ones; neighbours of one kind 
 remain. When the outputs alone are too few programs to fill the device, r is split: each program sums its share, and a
 second launch adds the partial sums. Lanes add their terms in turn and are then added as a tree: the order depends on
 the sizes and the device alone, so results are bitwise reproducible. float32 (int64 for integers) throughout; NaN
-spreads; an empty sum is 0. Cost: memory-bound, reads x once. The backward of a sum is `mul.expand`. From the
+spreads; an empty sum is 0. Cost: memory-bound, reads x once. The backward of a sum is `arithmetic.expand`. From the
 definition.
 """
 
@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import runtime
+from tritonnet.kernels.arithmetic import mul_fwd
 from tritonnet.kernels.convert import cast, nhwc_to_nchw
-from tritonnet.kernels.mul import mul_fwd
 from tritonnet.kernels.runtime import INTERPRET, arch, cdiv, image, launch, multiprocessors, next_power_of_2, refuse
 
 __all__ = ["pixel_sum", "sum_fwd", "sum_to"]
@@ -86,10 +86,8 @@ def sum_fwd(x: Buffer, dims: Sequence[int], scale: float = 1.0, dtype: torch.dty
     if len(kept) > 2 or len(summed) > 2:
         refuse("sum", f"at most two groups of neighbouring dimensions may be summed at once, got dim {tuple(dims)}")
     floating = x.is_floating_point()
-    y = runtime.empty(
-        tuple(1 if d in dims else size for d, size in enumerate(x.shape)),
-        dtype or (x.dtype if floating else torch.int64),
-    )
+    shape = tuple(1 if d in dims else size for d, size in enumerate(x.shape))
+    y = runtime.empty(shape, dtype or (x.dtype if floating else torch.int64))
     # a single dimension goes outermost: its inner size 1 lets the compiler drop the division
     (_, k0), (K1, k1) = [*kept, (1, 0), (1, 0)][:2]
     (_, r0), (R1, r1) = [*summed, (1, 0), (1, 0)][:2]
@@ -97,11 +95,11 @@ def sum_fwd(x: Buffer, dims: Sequence[int], scale: float = 1.0, dtype: torch.dty
     elements = 65536 if INTERPRET else 4096
     warps = 8 if arch() == "sm_120" else 4  # where 4 would spill
     if inner_kept:  # neighbouring lanes read neighbouring outputs
-        block_o = min(next_power_of_2(max(outputs, 1)), 1024 if INTERPRET else 64)
-        block_r = min(next_power_of_2(max(terms, 1)), elements // block_o)
+        block_o = min(next_power_of_2(outputs), 1024 if INTERPRET else 64)
+        block_r = min(next_power_of_2(terms), elements // block_o)
     else:
-        block_r = min(next_power_of_2(max(terms, 1)), elements)
-        block_o = min(next_power_of_2(max(outputs, 1)), elements // block_r)
+        block_r = min(next_power_of_2(terms), elements)
+        block_o = min(next_power_of_2(outputs), elements // block_r)
     splits = min(cdiv(8 * multiprocessors(), max(cdiv(outputs, block_o), 1)), max(cdiv(terms, block_r), 1))
     span = cdiv(cdiv(terms, splits), block_r) * block_r
     splits = cdiv(terms, span) if terms else 1
@@ -140,9 +138,8 @@ def sum_to(dy: Buffer, shape: tuple[int, ...], dtype: torch.dtype, scale: float 
     if tuple(dy.shape) == shape:
         return dy if dtype == dy.dtype and scale == 1 else mul_fwd(dy, None, scale, dtype=dtype)
     missing = (1,) * (dy.dim() - len(shape))
-    if dy.dim() != 4 or not missing:
-        sizes = missing + shape
-    else:  # (N, C, H, W) to the buffer's order and, below, back
-        sizes = tuple((missing + shape)[i] for i in (0, 2, 3, 1))
+    sizes = missing + shape
+    if dy.dim() == 4 and missing:  # (N, C, H, W) to the buffer's order and, below, back
+        sizes = tuple(sizes[i] for i in (0, 2, 3, 1))
     y = sum_fwd(dy, [d for d, size in enumerate(dy.shape) if sizes[d] != size], scale, dtype)
     return nhwc_to_nchw(y).view(shape) if dy.dim() == 4 and missing else y.view(shape)

@@ -13,6 +13,7 @@ What all optimizers' kernels share stands here too: a row's buffers, the 16-bit 
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -21,7 +22,7 @@ import triton.language as tl
 from tritonnet.kernels import fault
 from tritonnet.kernels.runtime import INTERPRET, cdiv, device, empty, flat, launch, refuse
 
-__all__ = ["BLOCK", "LOW", "Table", "Tables", "count_steps", "entry", "low_dtype", "row_of", "store_low"]
+__all__ = ["BLOCK", "Table", "Tables", "count_steps", "entry", "low_dtype", "row_of", "store_low"]
 
 # with 8 warps one 16-byte access a thread and array: more takes the registers that keep many accesses in flight
 BLOCK = 16384 if INTERPRET else 1024
@@ -29,7 +30,6 @@ KEPT = 16  # tables; buffers cycle through a few addresses in training
 SPARE = 4  # tables of one shape that a capture may make: parameter groups of as many tensors, or clipping twice
 
 Buffer = torch.Tensor
-LOW = {None: None, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,13 @@ class Table:
     elements: int  # of all tensors
     align: int  # of all addresses, in bytes
     host: tuple[Buffer, ...]  # what they were copied from
+
+    def launch(self, kernel: Any, *args: Any, num_warps: int = 8, moved: float, **constants: Any) -> None:
+        """Start `kernel`, a program a chunk of a tensor, on both tables and `args`; `moved`: bytes an element."""
+        launch(
+            kernel, (self.blocks.shape[0],), self.addresses, self.blocks, *args, num_warps=num_warps,
+            moved=moved * self.elements, ALIGN=self.align, BLOCK=BLOCK, **constants,
+        )  # fmt: skip
 
 
 class Tables:
@@ -108,8 +115,8 @@ def _upload(numbers: Sequence[tuple[int, ...]], host: Buffer) -> tuple[Buffer, B
     return host, empty(tuple(host.shape), host.dtype).copy_(host, non_blocking=True)
 
 
-def low_dtype(op: str, lows: Sequence[Buffer | None]) -> torch.dtype | None:
-    """The dtype of the 16-bit copies, None if there are none.
+def low_dtype(op: str, lows: Sequence[Buffer | None]) -> tl.dtype | None:
+    """The kernels' dtype of the 16-bit copies, None if there are none.
 
     Raises:
         Refused: two dtypes.
@@ -117,7 +124,7 @@ def low_dtype(op: str, lows: Sequence[Buffer | None]) -> torch.dtype | None:
     dtypes = {low.dtype for low in lows if low is not None}
     if len(dtypes) > 1:
         refuse(op, f"the 16-bit copies must have one dtype, got {sorted(map(str, dtypes))}")
-    return dtypes.pop() if dtypes else None
+    return {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[dtypes.pop()] if dtypes else None
 
 
 @triton.jit

@@ -21,13 +21,10 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels import runtime
-from tritonnet.kernels.pointwise import image_index, image_tile
-from tritonnet.kernels.runtime import cdiv, image, launch, pitch, refuse
+from tritonnet.kernels.pointwise import FLOATS, image_index, image_tile
+from tritonnet.kernels.runtime import check_dtype, empty, image, image_of, launch, pitch, refuse
 
 __all__ = ["Axis", "axis", "upsample_bwd", "upsample_fwd"]
-
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,11 @@ class Axis:
     b: int
     d: int
     nearest: bool
+
+    @property
+    def map(self) -> tuple[int, int, int]:
+        """The kernels' numbers."""
+        return self.a, self.b, self.d
 
     @property
     def reach(self) -> int:
@@ -151,17 +153,14 @@ def upsample_fwd(x: torch.Tensor, rows: Axis, columns: Axis, out: torch.Tensor |
         Refused: sizes that do not match, or `out` does not fit.
     """
     n, h, w, c = image("interpolate", "input", x)
-    runtime.check_dtype("interpolate", "input", x, FLOATS)
+    check_dtype("interpolate", "input", x, FLOATS)
     if (rows.size, columns.size) != (h, w):
         refuse("interpolate", f"axes must be for {h} x {w} pixels, got {rows.size} x {columns.size}")
     shape = (n, rows.out, columns.out, c)
-    y = runtime.empty(shape, x.dtype) if out is None else out
-    if image("interpolate", "out", y) != shape or y.dtype != x.dtype:
-        refuse("interpolate", f"out must be {shape} of {x.dtype}, got {tuple(y.shape)} of {y.dtype}")
-    programs, tile = image_tile(rows.out, columns.out, c)
+    y = empty(shape, x.dtype) if out is None else image_of("interpolate", "out", out, shape, (x.dtype,))
+    grid, tile = image_tile(*shape)
     launch(
-        _upsample_fwd_kernel, (n * programs, cdiv(c, tile["BLOCK_C"])), x, y, h, w, rows.out, columns.out, c, pitch(x),
-        pitch(y), rows.a, rows.b, rows.d, columns.a, columns.b, columns.d,
+        _upsample_fwd_kernel, grid, x, y, h, w, *shape[1:], pitch(x), pitch(y), *rows.map, *columns.map,
         NEAREST=rows.nearest, **tile,
     )  # fmt: skip
     return y
@@ -174,14 +173,13 @@ def upsample_bwd(dy: torch.Tensor, rows: Axis, columns: Axis) -> torch.Tensor:
         Refused: sizes that do not match.
     """
     n, p, q, c = image("interpolate_bwd", "dy", dy)
-    runtime.check_dtype("interpolate_bwd", "dy", dy, FLOATS)
+    check_dtype("interpolate_bwd", "dy", dy, FLOATS)
     if (rows.out, columns.out) != (p, q):
         refuse("interpolate_bwd", f"axes must give {p} x {q} pixels, got {rows.out} x {columns.out}")
-    dx = runtime.empty((n, rows.size, columns.size, c), dy.dtype)
-    programs, tile = image_tile(rows.size, columns.size, c)
+    dx = empty((n, rows.size, columns.size, c), dy.dtype)
+    grid, tile = image_tile(n, rows.size, columns.size, c)
     launch(
-        _upsample_bwd_kernel, (n * programs, cdiv(c, tile["BLOCK_C"])), dy, dx, rows.size, columns.size, p, q, c,
-        pitch(dy), rows.a, rows.b, rows.d, columns.a, columns.b, columns.d, rows.reach, columns.reach,
-        NEAREST=rows.nearest, **tile,
+        _upsample_bwd_kernel, grid, dy, dx, rows.size, columns.size, p, q, c, pitch(dy), *rows.map, *columns.map,
+        rows.reach, columns.reach, NEAREST=rows.nearest, **tile,
     )  # fmt: skip
     return dx

@@ -1,52 +1,36 @@
-"""What the pooling kernels share: the checks of a window, the size it leaves, and how outputs are cut into programs.
+"""What the pooling kernels share: the checks of a window, the size it leaves, and which pixels a program has.
 
 P = (H + 2 * pad - R) // stride + 1    outputs along an axis of H inputs, window R; alike Q from W and S
-
-Memory-bound kernels want many programs with long rows of channels; nothing here depends on values.
 """
 
-from dataclasses import dataclass
-
 import torch
+import triton
+import triton.language as tl
 
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, image, next_power_of_2, refuse
+from tritonnet.kernels.pointwise import FLOATS
+from tritonnet.kernels.runtime import check_dtype, image, image_of, refuse
 
-__all__ = ["FLOATS", "Pair", "Tile", "check_window", "pick_tile"]
+__all__ = ["Pair", "check_window", "pixel_index"]
 
 Pair = tuple[int, int]  # height, width
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@dataclass(frozen=True)
-class Tile:
-    """How an image is cut into programs: pixels x channels each."""
-
-    pixels: int
-    channels: int
-    num_warps: int = 4
-
-    def grid(self, pixels: int, channels: int) -> Pair:
-        """Programs along pixels and along channels."""
-        return cdiv(pixels, self.pixels), cdiv(channels, self.channels)
-
-
-def pick_tile(pixels: int, channels: int) -> Tile:
-    """About 2048 elements a program, in rows of up to 128 channels: a divisor of `channels` where 32 or more is one."""
-    divisor = min(channels & -channels, 128)
-    block_c = divisor if divisor >= 32 else min(next_power_of_2(channels), 128)
-    if INTERPRET:  # an operation costs 30 us whatever its size
-        return Tile(min(65536 // block_c, next_power_of_2(max(pixels, 1))), block_c)
-    # channels that are no vectors take an address each, and those take registers
-    return Tile((1024 if channels % 8 else 2048) // block_c, block_c)
+@triton.jit
+def pixel_index(total, H, W, C, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
+    """This program's pixels m [M] of N x H x W, channels c [C], which of both exist [M, C]; and image, row, column of m."""
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    live = ((m >= 0) & (m < total))[:, None] & (c < C)[None, :]  # m wraps in the last program of 2**31 pixels
+    return m, c, live, m // (H * W), m // W % H, m % W
 
 
 def check_window(
     op: str, x: torch.Tensor, kernel_size: Pair, stride: Pair, padding: Pair, size: Pair | None = None
-) -> tuple[int, int, int, int, int, int]:
+) -> tuple[tuple[int, int, int, int, int, int], dict[str, int]]:
     """Check the window that `op` moves over the image `x`, or over `size` where x is the gradient of its output.
 
     Returns:
-        N, H, W, C of the pooled image, and P, Q of the output.
+        N, H, W, C of the pooled image and P, Q of the output; the kernels' constants of the window.
 
     Raises:
         Refused: x is no float image, a size below 1, padding beyond half the window, no room for one window, or a
@@ -56,9 +40,9 @@ def check_window(
     check_dtype(op, name, x, FLOATS)
     N, H, W, C = image(op, name, x)
     H, W = size or (H, W)
-    for name, pair, least in (("kernel_size", kernel_size, 1), ("stride", stride, 1), ("padding", padding, 0)):
+    for what, pair, least in (("kernel_size", kernel_size, 1), ("stride", stride, 1), ("padding", padding, 0)):
         if min(pair) < least:
-            refuse(op, f"{name} must be at least {least}, got {pair[0] if pair[0] == pair[1] else pair}")
+            refuse(op, f"{what} must be at least {least}, got {pair[0] if pair[0] == pair[1] else pair}")
     if any(2 * pad > size for pad, size in zip(padding, kernel_size, strict=True)):
         refuse(op, f"padding must be at most half of kernel_size {kernel_size}, got {padding}")
     P, Q = (
@@ -67,6 +51,8 @@ def check_window(
     )
     if P < 1 or Q < 1:
         refuse(op, f"kernel_size {kernel_size} must fit into the padded input of {H} x {W}, padding {padding}")
-    if size is not None and tuple(x.shape) != (N, P, Q, C):
-        refuse(op, f"the gradient must have the output's buffer shape {(N, P, Q, C)}, got {tuple(x.shape)}")
-    return N, H, W, C, P, Q
+    if size is not None:
+        image_of(op, name, x, (N, P, Q, C), FLOATS)
+    (R, S), (STRIDE_H, STRIDE_W), (PAD_H, PAD_W) = kernel_size, stride, padding
+    window = {"R": R, "S": S, "STRIDE_H": STRIDE_H, "STRIDE_W": STRIDE_W, "PAD_H": PAD_H, "PAD_W": PAD_W}
+    return (N, H, W, C, P, Q), window

@@ -6,10 +6,10 @@ from functools import partial
 
 import torch
 
-from tritonnet.kernels.adagrad import adagrad_step
+from tritonnet.kernels.activation import FUNCTIONS, activation_bwd, activation_fwd
 from tritonnet.kernels.adam import adam_step
-from tritonnet.kernels.add import add_fwd
 from tritonnet.kernels.argmax import argmax_fwd
+from tritonnet.kernels.arithmetic import add_fwd, expand, mul_fwd
 from tritonnet.kernels.augment import PARAMETERS, augment_fwd
 from tritonnet.kernels.average import average_update
 from tritonnet.kernels.avg_pool2d import avg_pool2d_bwd, avg_pool2d_fwd
@@ -29,19 +29,15 @@ from tritonnet.kernels.distance import distance_fwd
 from tritonnet.kernels.dropout import dropout
 from tritonnet.kernels.fill import fill
 from tritonnet.kernels.focal_loss import focal_loss_fwd
+from tritonnet.kernels.gradient_descent import descent_step
 from tritonnet.kernels.head import head_bwd, head_fwd
 from tritonnet.kernels.loss import loss_bwd
 from tritonnet.kernels.max_pool2d import max_pool2d_bwd, max_pool2d_fwd
 from tritonnet.kernels.mse_loss import mse_loss_fwd
-from tritonnet.kernels.mul import expand, mul_fwd
 from tritonnet.kernels.pad import pad_fwd
 from tritonnet.kernels.random import normal, take, uniform
-from tritonnet.kernels.relu import relu_bwd, relu_fwd
-from tritonnet.kernels.sgd import sgd_step
-from tritonnet.kernels.sigmoid import sigmoid_bwd, sigmoid_fwd
 from tritonnet.kernels.softmax import softmax_bwd, softmax_fwd
 from tritonnet.kernels.sum import pixel_sum, sum_fwd, sum_to
-from tritonnet.kernels.tanh import tanh_bwd, tanh_fwd
 from tritonnet.kernels.tensor_table import Tables
 from tritonnet.kernels.upsample import axis, upsample_bwd, upsample_fwd
 
@@ -141,15 +137,11 @@ def images(p: Precision) -> list[torch.Tensor]:
     return [buffer(*size, dtype=p.dtype, extra=extra) for *size, extra in sizes[: 3 if p.dtype == torch.float32 else 1]]
 
 
-def unary(forward: Callable[..., object], backward: Callable[..., object]) -> Callable[[Precision], None]:
-    """A function of one image, and its gradient from the result."""
-
-    def run(p: Precision) -> None:
-        for x in images(p):
-            forward(x)
-            backward(x, x)
-
-    return run
+def activations(p: Precision) -> None:
+    for x in images(p):
+        for name in FUNCTIONS:
+            activation_fwd(name, x)
+            activation_bwd(name, x, x)
 
 
 def arithmetic(p: Precision) -> None:
@@ -339,15 +331,16 @@ def optimizers(p: Precision) -> None:
             Tables(), weights, weights, weights, weights, steps, lows, buffer(1)[0],
             betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, decoupled=decoupled,
         )  # fmt: skip
+    nothing = [None] * 3
     for momentum, dampening, nesterov in ((0.0, 0.0, False), (0.9, 0.1, False), (0.9, 0.0, True)):
-        sgd_step(
-            Tables(), weights, weights, weights if momentum else [None] * 3, steps if dampening else [None] * 3, lows,
-            buffer(1)[0], momentum=momentum, dampening=dampening, weight_decay=0.01, nesterov=nesterov,
+        descent_step(
+            Tables(), weights, weights, nothing, nothing, weights if momentum else nothing, steps if dampening else nothing,
+            lows, buffer(1)[0], weight_decay=0.01, momentum=momentum, dampening=dampening, nesterov=nesterov,
         )  # fmt: skip
     for alpha, momentum, centered in ((None, 0.0, False), (0.99, 0.0, False), (0.99, 0.9, True)):
-        adagrad_step(
-            Tables(), weights, weights, weights, weights if centered else [None] * 3, weights if momentum else [None] * 3,
-            steps, lows, buffer(1)[0], alpha=alpha, lr_decay=0.1, eps=1e-8, weight_decay=0.01, momentum=momentum,
+        descent_step(
+            Tables(), weights, weights, weights, weights if centered else nothing, weights if momentum else nothing, steps,
+            lows, buffer(1)[0], weight_decay=0.01, alpha=alpha, lr_decay=0.1, eps=1e-8, momentum=momentum,
         )  # fmt: skip
 
 
@@ -381,9 +374,7 @@ CASES: dict[str, tuple[Callable[[Precision], object], tuple[str, ...]]] = {
     "image_input": (inputs, STORED),
     "augment": (augmentations, STORED),
     "upsample": (upsamples, STORED),
-    "relu": (unary(relu_fwd, relu_bwd), STORED),
-    "sigmoid": (unary(sigmoid_fwd, sigmoid_bwd), STORED),
-    "tanh": (unary(tanh_fwd, tanh_bwd), STORED),
+    "activation": (activations, STORED),
     "batch_norm": (batch_norms, STORED),
     "batch_norm_pool": (batch_norm_pools, STORED),
     "head": (heads, GEMM),

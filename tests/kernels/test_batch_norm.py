@@ -7,8 +7,9 @@ from torch.nn import functional as torch_f
 
 import tritonnet as tn
 from tritonnet.kernels import runtime
-from tritonnet.kernels.batch_norm import batch_norm_bwd, batch_norm_fwd, batch_norm_merge, batch_norm_stats
+from tritonnet.kernels.batch_norm import batch_norm_bwd, batch_norm_fwd
 from tritonnet.kernels.batch_norm_pool import batch_norm_pool_fwd
+from tritonnet.kernels.batch_norm_stats import batch_norm_merge, batch_norm_stats
 from tritonnet.ops.norm import batch_norm, batch_norm_relu, batch_norm_relu_max_pool2d
 from tritonnet.ops.pool import max_pool2d
 
@@ -261,7 +262,7 @@ def _apply(**changes: object) -> None:
         ({"weight": torch.zeros(1)}, r"weight must have shape \(3,\)"),
         ({"training": True, "momentum": None}, "momentum must be a number"),
         ({"training": True, "num_batches_tracked": torch.tensor(1.0)}, "num_batches_tracked must be int64"),
-        ({"out": torch.zeros(2, 2, 2, 4)}, r"out must have the input's buffer shape \(2, 2, 2, 3\)"),
+        ({"out": torch.zeros(2, 2, 2, 4)}, r"out must have buffer shape \(2, 2, 2, 3\)"),
     ],
 )
 def test_refuses(changes: dict[str, object], message: str) -> None:

@@ -70,7 +70,7 @@ def test_refuses() -> None:
         "y must have x's 1 images and 3 channels, got 1 and 2": (x, randn(1, 4, 4, 2), 0, 0, weights, weights),
         "y must be float32, got float16": (x, y.half(), 0, 0, weights, weights),
         "x must be float32 or bfloat16 or float16": (x.long(), y, 0, 0, weights, weights),
-        "rows must have 2 weights, got 3": (x, y, 0, 0, randn(3), weights),
+        r"rows must have shape \(2,\), weights of pixels, got \(3,\)": (x, y, 0, 0, randn(3), weights),
         "columns must be float32": (x, y, 0, 0, weights, weights.half()),
     }
     for says, arguments in refused.items():

@@ -68,7 +68,7 @@ def test_index_outside_is_a_fault_and_does_not_count() -> None:
             target = torch.tensor([[[2, bad[1]]]], device=DEVICE)
             counts = confusion_matrix(predicted, target, torch.zeros((k, k), dtype=torch.int64, device=DEVICE))
             assert int(counts.sum()) == int(counts[2, 0]) == 1
-            assert int(fault.flag()) == fault.LABEL
+            assert int(fault.flag()) == fault.LABEL.value
 
 
 def test_refuses() -> None:

@@ -75,7 +75,7 @@ def test_cast_is_a_copy() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("source", [torch.uint8, torch.int32, torch.float32])
-@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 1, 1), (1, 3, 3, 130), (0, 4, 4, 3)])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (2, 5, 7, 1), (1, 1, 1, 1), (1, 3, 3, 130), (0, 4, 4, 3)])
 def test_image_input(shape: tuple[int, ...], source: torch.dtype, dtype: torch.dtype) -> None:
     x = (randn(*shape) * 50 + 128).clamp(0, 255).to(source)
     mean, rstd = randn(shape[3], seed=1), randn(shape[3], seed=2).abs() + 1
@@ -112,7 +112,9 @@ def test_refuses() -> None:
         "channels-last with one pitch": lambda: nhwc_to_nchw(x.permute(0, 3, 1, 2)),
         "must not be float64": lambda: cast(x, torch.float64),
         r"out must have shape \(5,\), got \(4,\)": lambda: copy(vector, randn(4)),
-        "mean must have 5 elements, one a channel, got 4": lambda: image_input(x, randn(4), vector, 1.0, torch.float32),
+        r"mean must have shape \(5,\), one number a channel, got \(4,\)": lambda: image_input(
+            x, randn(4), vector, 1.0, torch.float32
+        ),
         "x must be uint8 or int32 or float32, got float16": lambda: image_input(
             x.half(), vector, vector, 1.0, torch.float32
         ),

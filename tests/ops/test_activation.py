@@ -61,5 +61,5 @@ def test_refuses() -> None:
     with pytest.raises(Refused, match="inplace must be False"):
         relu(make(randn(3)), inplace=True)
     for op in (relu, sigmoid, tanh):
-        with pytest.raises(Refused, match="x must be float32 or bfloat16 or float16, got int64"):
+        with pytest.raises(Refused, match="input must be float32 or bfloat16 or float16, got int64"):
             op(integers)

@@ -108,7 +108,7 @@ def test_refuses() -> None:
         r"\[cat\] tensors must hold at least one tensor": lambda: cat([]),
         r"\[cat\] dim must be from -4 to 3, got 4": lambda: cat([x], 4),
         r"\[cat\] tensors must be of equal shape but for dim": lambda: cat([x, make(randn(2, 3, 4, 4))], 1),
-        r"\[Cat\] inputs must be tritonnet Tensors": lambda: cat([x, x.torch()], 1),
+        r"\[Cat\] input 1 must be a tritonnet Tensor, got torch.Tensor": lambda: cat([x, x.torch()], 1),
     }
     for message, call in cases.items():
         with pytest.raises(Refused, match=message):

@@ -130,7 +130,7 @@ def test_refuses() -> None:
         r"\[pad\] pad must hold 2 or 4 numbers": lambda: pad(x, (1, 1, 1, 1, 1, 1)),
         r"\[pad\] pad must leave at least 0 x 0 pixels": lambda: pad(x, (-3, -3)),
         r"\[pad\] input must have 4 dimensions": lambda: pad(make(randn(3, 4)), (1, 1)),
-        r"\[pad\] out must be \(2, 4, 7, 3\)": lambda: pad(x, (1, 1), out=randn(2, 4, 5, 3)),
+        r"\[pad\] out must have buffer shape \(2, 4, 7, 3\)": lambda: pad(x, (1, 1), out=randn(2, 4, 5, 3)),
         r"\[pad\] input must be float32 or bfloat16 or float16, got int32": lambda: pad(to(x, torch.int32), (1, 1)),
     }
     for message, call in cases.items():

@@ -118,7 +118,7 @@ def test_refuses() -> None:
         r"sizes must be at least 1, got 4 resampled to 0": lambda: interpolate(x, scale_factor=0.1),
         r"sizes must be at most about 32000": lambda: interpolate(x, (4, 10**9), mode="bilinear"),
         r"input must have 4 dimensions": lambda: interpolate(make(randn(3, 4)), 8),
-        r"out must be \(2, 8, 8, 3\)": lambda: interpolate(x, 8, out=randn(2, 8, 9, 3)),
+        r"out must have buffer shape \(2, 8, 8, 3\)": lambda: interpolate(x, 8, out=randn(2, 8, 9, 3)),
         r"input must be float32 or bfloat16 or float16": lambda: interpolate(x.to(torch.int32), 8),
     }
     for message, call in cases.items():

@@ -109,7 +109,7 @@ def test_step_is_skipped_while_the_flag_is_up(case: str) -> None:
     for step in range(4):
         give(params, [], step)
         # the first and the third step fail: as if they had not been
-        fault.flag().fill_(fault.LOSS if step in (0, 2) else 0)
+        fault.flag().fill_(fault.LOSS.value if step in (0, 2) else 0)
         before = [p.data.clone() for p in params]
         ours.step()
         assert all(torch.equal(p.data, b) for p, b in zip(params, before, strict=True)) == (step in (0, 2))
@@ -264,17 +264,19 @@ def test_refuses() -> None:
     refusals = {
         "lr must be a number, at least 0, got -1": lambda: optim.SGD(p, lr=-1),
         "weight_decay must be a number, at least 0, got nan": lambda: optim.Adam(p, weight_decay=float("nan")),
-        "momentum must be at least 0": lambda: optim.SGD(p, momentum=-0.1),
+        "momentum must be a number, at least 0": lambda: optim.SGD(p, momentum=-0.1),
         "dampening must be at most 1": lambda: optim.SGD(p, momentum=0.9, dampening=2.0),
         "nesterov needs momentum above 0 and no dampening": lambda: optim.SGD(p, nesterov=True),
         r"betas\[1\] must be in \[0, 1\), got 1.0": lambda: optim.Adam(p, betas=(0.9, 1.0)),
-        "eps must be at least 0": lambda: optim.AdamW(p, eps=-1e-8),
-        "lr_decay must be at least 0, got -1": lambda: optim.Adagrad(p, lr_decay=-1),
-        "initial_accumulator_value must be at least 0": lambda: optim.Adagrad(p, initial_accumulator_value=-0.1),
+        "eps must be a number, at least 0": lambda: optim.AdamW(p, eps=-1e-8),
+        "lr_decay must be a number, at least 0, got -1": lambda: optim.Adagrad(p, lr_decay=-1),
+        "initial_accumulator_value must be a number, at least 0": lambda: optim.Adagrad(
+            p, initial_accumulator_value=-0.1
+        ),
         r"\[Adagrad\] maximize must be False, got True": lambda: optim.Adagrad(p, maximize=True),
         r"\[Adagrad\] fused must be None, got True": lambda: optim.Adagrad(p, fused=True),
         "alpha must be from 0 to 1, got 1.5": lambda: optim.RMSprop(p, alpha=1.5),
-        r"\[RMSprop\] momentum must be at least 0, got -1": lambda: optim.RMSprop(p, momentum=-1),
+        r"\[RMSprop\] momentum must be a number, at least 0, got -1": lambda: optim.RMSprop(p, momentum=-1),
         "capturable must be False, got True": lambda: optim.RMSprop(p, capturable=True),
         r"\[RMSprop\] maximize must be False, got True": lambda: optim.RMSprop(p, maximize=True),
         "amsgrad must be False, got True": lambda: optim.Adam(p, amsgrad=True),

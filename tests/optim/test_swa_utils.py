@@ -77,7 +77,7 @@ def test_nothing_changes_while_the_flag_is_up() -> None:
     ours.update_parameters(model)
     before = [p.data.clone() for p in ours.parameters()]
     shake(model, twin(model), 1)
-    fault.flag().fill_(fault.LOSS)
+    fault.flag().fill_(fault.LOSS.value)
     ours.update_parameters(model)
     fault.flag().fill_(0)
     assert all(torch.equal(p.data, b) for p, b in zip(ours.parameters(), before, strict=True))

@@ -2,9 +2,10 @@
 
 from tritonnet.autograd.function import Context, Function, graph, is_grad_enabled, no_grad
 from tritonnet.autograd.precision import get_precision, precision, set_precision, storage_dtype, uses_tf32
-from tritonnet.autograd.tensor import Parameter, Tensor, check_device, from_numpy, from_torch, register, tensor
+from tritonnet.autograd.tensor import Parameter, Tensor, check_device, check_tensors, from_numpy, from_torch, tensor
 
 __all__ = [
-    "Context", "Function", "Parameter", "Tensor", "check_device", "from_numpy", "from_torch", "get_precision", "graph",
-    "is_grad_enabled", "no_grad", "precision", "register", "set_precision", "storage_dtype", "tensor", "uses_tf32",
+    "Context", "Function", "Parameter", "Tensor", "check_device", "check_tensors", "from_numpy", "from_torch",
+    "get_precision", "graph", "is_grad_enabled", "no_grad", "precision", "set_precision", "storage_dtype", "tensor",
+    "uses_tf32",
 ]  # fmt: skip

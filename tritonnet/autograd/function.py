@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from tritonnet.kernels.add import add_fwd
+from tritonnet.kernels.arithmetic import add_fwd
 from tritonnet.kernels.runtime import join, refuse, settle
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Context:
 class Node:
     """One recorded operation."""
 
-    __slots__ = ("ctx", "edges", "function", "inputs", "outputs", "sequence", "versions")
+    __slots__ = ("ctx", "edges", "function", "outputs", "sequence", "versions")
 
     def __init__(
         self, function: type["Function"], ctx: Context, inputs: tuple["Tensor | None", ...], outputs: int
@@ -104,14 +104,11 @@ class Function:
     @classmethod
     def apply(cls, *inputs: "Tensor | None", **constants: Any) -> Any:
         """Run forward on the inputs' buffers and record the operation if a gradient may be wanted."""
-        from tritonnet.autograd.tensor import Tensor
+        from tritonnet.autograd.tensor import Tensor, check_tensors
 
-        for t in inputs:
+        for number, t in enumerate(inputs):
             if t is not None and not isinstance(t, Tensor):
-                refuse(
-                    cls.name,
-                    f"inputs must be tritonnet Tensors, got {type(t).__name__}; use tn.from_numpy or tn.from_torch",
-                )
+                check_tensors(cls.name, **{f"input {number}": t})  # type: ignore[unreachable]
         needs = tuple(_enabled and t is not None and t.requires_grad for t in inputs)
         ctx = Context(needs)
         out = cls.forward(ctx, *(None if t is None else t.data for t in inputs), **constants)
@@ -127,7 +124,8 @@ class Function:
         return tuple(tensors) if isinstance(out, tuple) else tensors[0]
 
 
-def _accumulate(into: Buffer | None, gradient: Buffer) -> Buffer:
+def add(into: Buffer | None, gradient: Buffer) -> Buffer:
+    """The sum of what has been gathered, if anything, and another gradient."""
     return gradient if into is None else add_fwd(into, gradient)
 
 
@@ -139,7 +137,7 @@ def backward(root: "Tensor", gradient: Buffer, retain_graph: bool) -> None:
     """
     edge = root.edge()
     if not isinstance(edge, tuple):
-        edge.accumulate(_accumulate(edge.grad.data if edge.grad is not None else None, gradient))
+        edge.accumulate(gradient)
         return
     node, index = edge
     gradients: dict[Node, list[Buffer | None]] = {node: [None] * node.outputs}
@@ -172,12 +170,11 @@ def backward(root: "Tensor", gradient: Buffer, retain_graph: bool) -> None:
                     gradients[producer] = [None] * producer.outputs
                     heapq.heappush(heap, (-producer.sequence, producer))
                 slots = gradients[producer]
-                slots[output] = _accumulate(slots[output], result)
+                slots[output] = add(slots[output], result)
                 continue
             if target.grad is not None:
-                settle(target.grad.data)
-                settle(result)
-            target.accumulate(_accumulate(target.grad.data if target.grad is not None else None, result))
+                join()
+            target.accumulate(result)
         del results
     join()
 
@@ -186,23 +183,15 @@ def graph(root: "Tensor") -> None:
     """Print the recorded operations that lead to `root`, one a line, first recorded first; leaves by their shape."""
     if not hasattr(root, "edge"):
         refuse("graph", f"root must be a tritonnet Tensor, got {type(root).__name__}")
-    edge = root.edge()
-    stack = [edge[0]] if isinstance(edge, tuple) else []
-    seen: dict[int, Node] = {}
+    nodes: dict[int, Node] = {}
+    stack = [root.edge()]
     while stack:
-        node = stack.pop()
-        if node.sequence in seen:
-            continue
-        seen[node.sequence] = node
-        stack.extend(edge[0] for edge in node.edges if isinstance(edge, tuple))
-    order = {sequence: number for number, sequence in enumerate(sorted(seen), start=1)}
-    lines = []
+        edge = stack.pop()
+        if isinstance(edge, tuple) and edge[0].sequence not in nodes:
+            nodes[edge[0].sequence] = edge[0]
+            stack += edge[0].edges
+    order = {sequence: number for number, sequence in enumerate(sorted(nodes), start=1)}
     for sequence, number in order.items():
-        sources = []
-        for edge in seen[sequence].edges:
-            if isinstance(edge, tuple):
-                sources.append(f"%{order[edge[0].sequence]}")
-            elif edge is not None:
-                sources.append(f"leaf{tuple(edge.shape)}")
-        lines.append(f"%{number} = {seen[sequence].function.name}({', '.join(sources)})")
-    print("\n".join(lines))
+        edges = [edge for edge in nodes[sequence].edges if edge is not None]
+        sources = [f"%{order[e[0].sequence]}" if isinstance(e, tuple) else f"leaf{tuple(e.shape)}" for e in edges]
+        print(f"%{number} = {nodes[sequence].function.name}({', '.join(sources)})")

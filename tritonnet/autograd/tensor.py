@@ -6,9 +6,7 @@ Methods and operators that compute are ops; `tritonnet.ops` registers them here,
 """
 
 from collections.abc import Callable
-from math import copysign, inf
-from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,17 +14,27 @@ from tritonnet.autograd import function
 from tritonnet.kernels import fault, runtime
 from tritonnet.kernels.convert import cast, nchw_to_nhwc, nhwc_to_nchw
 from tritonnet.kernels.fill import fill
-from tritonnet.kernels.runtime import Refused, refuse
+from tritonnet.kernels.runtime import Refused, logical, refuse
 
-__all__ = ["Parameter", "Tensor", "from_numpy", "from_torch", "register", "tensor"]
+__all__ = [
+    "Parameter",
+    "Tensor",
+    "as_tensor",
+    "check_device",
+    "check_tensors",
+    "from_numpy",
+    "from_torch",
+    "register",
+    "tensor",
+]
 
 Buffer = torch.Tensor
-_ops: dict[str, Callable[..., Any]] = {}
 
 
-def register(name: str, op: Callable[..., Any]) -> None:
-    """Make `op` the method `name` of Tensor (called by `tritonnet.ops`)."""
-    _ops[name] = op
+def register(op: Callable[..., Any], *names: str) -> None:
+    """Make `op` a method of Tensor, by its own name or these (called by `tritonnet.ops`)."""
+    for name in names or (op.__name__,):
+        setattr(Tensor, name, op)
 
 
 class Tensor:
@@ -49,13 +57,20 @@ class Tensor:
         self.version = 0  # counts changes of the values
         self._node, self._index = node, index
 
+    if TYPE_CHECKING:  # what `register` adds
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __neg__(self) -> "Tensor": ...
+        def __add__(self, other: Any) -> "Tensor": ...
+
+        __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __add__
+
     # --- what it is ---
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes as torch gives them: (N, C, H, W) for rank 4."""
-        sizes = tuple(self.data.shape)
-        return (sizes[0], sizes[3], sizes[1], sizes[2]) if len(sizes) == 4 else sizes
+        return logical(self.data)
 
     @property
     def ndim(self) -> int:
@@ -117,9 +132,14 @@ class Tensor:
         return self if self._node is None else (self._node, self._index)
 
     def accumulate(self, gradient: Buffer) -> None:
-        """Make `gradient` the `.grad` of this leaf."""
+        """Add `gradient` to the `.grad` of this leaf."""
         if self.requires_grad:
-            self.grad = Tensor(gradient)
+            self.grad = Tensor(function.add(None if self.grad is None else self.grad.data, gradient))
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradient, or make it zero: in a fresh buffer, since the old one may be another tensor's too."""
+        if self.grad is not None:
+            self.grad = None if set_to_none else Tensor(runtime.zeros(tuple(self.data.shape), torch.float32))
 
     def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
         """Set whether this leaf gathers a gradient."""
@@ -154,8 +174,7 @@ class Tensor:
                 )
             seed = fill(runtime.empty(tuple(self.data.shape), self.dtype), 1)
         else:
-            if not isinstance(gradient, Tensor):
-                refuse("backward", f"gradient must be a tritonnet Tensor, got {type(gradient)}")
+            check_tensors("backward", gradient=gradient)
             if gradient.shape != self.shape:
                 refuse("backward", f"gradient must have shape {self.shape}, got {gradient.shape}")
             seed = gradient.data if gradient.dtype == self.dtype else cast(gradient.data, self.dtype)
@@ -206,55 +225,11 @@ class Tensor:
 
     def cpu(self) -> "Tensor":
         """Not there: this process has one device. `.numpy()` copies to the host."""
-        return self.to("cpu")
+        return self.to("cpu")  # type: ignore[no-any-return]
 
     def cuda(self, device: int | None = None) -> "Tensor":
         """This tensor, if the process's device is that CUDA device."""
-        return self.to("cuda" if device is None else f"cuda:{device}")
-
-    def to(self, target: Any = None, dtype: Any = None, *, device: Any = None) -> "Tensor":
-        """This tensor for the process's own device; a converted one for a dtype.
-
-        Raises:
-            Refused: another device.
-        """
-        for place in (target, device):
-            if place is not None and not isinstance(place, torch.dtype):
-                check_device(place)
-        dtype = target if isinstance(target, torch.dtype) else dtype
-        return self if dtype is None else _ops["to"](self, dtype)
-
-    def __getattr__(self, name: str) -> Any:
-        op = _ops.get(name)
-        if op is None:
-            raise AttributeError(f"'Tensor' object has no attribute {name!r}")
-        return lambda *args, **kwargs: op(self, *args, **kwargs)
-
-    def __add__(self, other: Any) -> "Tensor":
-        return _ops["add"](self, other)  # type: ignore[no-any-return]
-
-    def __radd__(self, other: Any) -> "Tensor":
-        return _ops["add"](self, other)  # type: ignore[no-any-return]
-
-    def __sub__(self, other: Any) -> "Tensor":
-        return _ops["sub"](self, other)  # type: ignore[no-any-return]
-
-    def __rsub__(self, other: Any) -> "Tensor":
-        return _ops["add"](_ops["neg"](self), other)  # type: ignore[no-any-return]
-
-    def __mul__(self, other: Any) -> "Tensor":
-        return _ops["mul"](self, other)  # type: ignore[no-any-return]
-
-    def __rmul__(self, other: Any) -> "Tensor":
-        return _ops["mul"](self, other)  # type: ignore[no-any-return]
-
-    def __truediv__(self, other: Any) -> "Tensor":
-        if not isinstance(other, Real):
-            refuse("div", f"the divisor must be a number, got {type(other).__name__}")
-        return _ops["mul"](self, 1 / other if other else copysign(inf, other))  # type: ignore[no-any-return]
-
-    def __neg__(self) -> "Tensor":
-        return _ops["neg"](self)  # type: ignore[no-any-return]
+        return self.to("cuda" if device is None else f"cuda:{device}")  # type: ignore[no-any-return]
 
 
 class Parameter(Tensor):
@@ -302,6 +277,14 @@ class _Alias(Tensor):
 
     def edge(self) -> Any:
         return self._owner.edge()
+
+
+def check_tensors(op: str, **tensors: object) -> None:
+    """Raise `Refused` unless each of `tensors` is a Tensor."""
+    for name, t in tensors.items():
+        if not isinstance(t, Tensor):
+            got = "torch.Tensor" if isinstance(t, torch.Tensor) else type(t).__name__
+            refuse(op, f"{name} must be a tritonnet Tensor, got {got}; use tn.from_numpy or tn.from_torch")
 
 
 def check_device(target: Any) -> None:
@@ -384,13 +367,24 @@ def from_numpy(value: Any, requires_grad: bool = False) -> Tensor:
     return result
 
 
+def as_tensor(value: Any) -> Tensor:
+    """A Tensor as it is, or one of a torch tensor's or a numpy array's values, any strides; float64 becomes float32."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, torch.Tensor):
+        value = value.detach().contiguous()
+        return from_torch(value.float() if value.dtype == torch.float64 else value)
+    # astype copies, so that a read-only or strided array is fine; the reshapes turn a numpy number into an array
+    array = value.astype("float32" if str(value.dtype) == "float64" else value.dtype, order="C")
+    return from_numpy(array.reshape(-1).reshape(value.shape))
+
+
 def tensor(data: Any, dtype: torch.dtype | None = None, requires_grad: bool = False) -> Tensor:
     """A Tensor of numbers, nested lists of them, or a numpy array, as `torch.tensor` makes one."""
     if isinstance(data, Tensor):
         refuse("tensor", "data is a Tensor already; use detach()")
     if hasattr(data, "__array_interface__"):
-        array = data.astype("float32" if str(data.dtype) == "float64" else data.dtype, order="C")
-        made = from_numpy(array.reshape(-1).reshape(data.shape))  # the reshapes turn a numpy number into an array
+        made = as_tensor(data)
         return Tensor(cast(made.data, dtype) if dtype else made.data, requires_grad=requires_grad)
     host = torch.tensor(data, dtype=dtype)  # reads Python numbers; float32 and int64 by default
     if host.dtype == torch.float64:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tritonnet.autograd import Tensor, is_grad_enabled
-from tritonnet.nn import BatchNorm2d, Conv2d, ConvTranspose2d, MaxPool2d, Module, ReLU, Sequential
+from tritonnet.nn import BatchNorm2d, Conv2d, MaxPool2d, Module, ReLU, Sequential
 from tritonnet.nn import functional as F
 from tritonnet.ops.cat import wide
 from tritonnet.ops.conv import batch_norm_relu_conv2d, conv2d_batch_norm_relu, conv2d_moments
@@ -126,15 +126,4 @@ def fused_join(skip: Tensor, free: torch.Tensor, module: Any, x: Tensor) -> Tens
     """Concat of `skip` and `module(x)`, written to `free`; a convolution keeps x's size, others double it."""
     size = x.shape[2:] if isinstance(module, Conv2d) else (2 * x.shape[2], 2 * x.shape[3])
     out = free if size == skip.shape[2:] else None
-    if isinstance(module, Conv2d):
-        x = F.conv2d(x, *window(module), out=out)
-    elif isinstance(module, ConvTranspose2d):
-        x = F.conv_transpose2d(
-            x, module.weight, module.bias, module.stride, module.padding, module.output_padding,
-            dilation=module.dilation, out=out,
-        )  # fmt: skip
-    else:
-        x = F.interpolate(
-            x, module.size, module.scale_factor, mode=module.mode, align_corners=module.align_corners, out=out
-        )
-    return _join(skip, x, free)
+    return _join(skip, module(x, out=out), free)

@@ -47,9 +47,8 @@ class Segmenter(Module):
         `fit` and `predict` subtract and divide uint8 images by them; float images pass as they are.
         """
         if len(mean) != self.in_channels or len(std) != self.in_channels or min(std) <= 0:
-            refuse(
-                "set_normalization", f"mean and std must be {self.in_channels} numbers, std above 0, got {mean}, {std}"
-            )
+            wanted = f"mean and std must be {self.in_channels} numbers, std above 0"
+            refuse("set_normalization", f"{wanted}, got {mean}, {std}")
         self.mean, self.std = tuple(float(m) for m in mean), tuple(float(s) for s in std)
 
     # --- for the subclasses ---
@@ -178,20 +177,17 @@ class Segmenter(Module):
         return history
 
     def _input(self, images: Any) -> Tensor:
-        if str(images.dtype) == "uint8":
-            if images.ndim != 4 or images.shape[3] != self.in_channels:
-                refuse(
-                    type(self).__name__, f"uint8 images must be (N, H, W, {self.in_channels}), got shape {images.shape}"
-                )
-            # through rank 2, since a rank-4 Tensor would be read as (N, C, H, W)
-            host = from_numpy(images.reshape(len(images), -1).copy())
-            mean, rstd = (tensor([*values]).data for values in (self.mean, (1 / s for s in self.std)))
-            return Tensor(image_input(host.data.view(*images.shape), mean, rstd, 1 / 255, storage_dtype()))
-        if str(images.dtype) != "float32":
-            refuse(
-                type(self).__name__, f"images must be uint8 (N, H, W, C) or float32 (N, C, H, W), got {images.dtype}"
-            )
-        return from_numpy(images.copy())
+        name, kind = type(self).__name__, str(images.dtype)
+        if kind == "float32":
+            return from_numpy(images.copy())
+        if kind != "uint8":
+            refuse(name, f"images must be uint8 (N, H, W, C) or float32 (N, C, H, W), got {kind}")
+        if images.ndim != 4 or images.shape[3] != self.in_channels:
+            refuse(name, f"uint8 images must be (N, H, W, {self.in_channels}), got shape {images.shape}")
+        # through rank 2, since a rank-4 Tensor would be read as (N, C, H, W)
+        host = from_numpy(images.reshape(len(images), -1).copy())
+        mean, rstd = (tensor([*values]).data for values in (self.mean, (1 / s for s in self.std)))
+        return Tensor(image_input(host.data.view(*images.shape), mean, rstd, 1 / 255, storage_dtype()))
 
     def _loss(self, images: Any, masks: Any, loss: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
         logits, target = self(self._input(images)), from_numpy(masks.astype("int64"))

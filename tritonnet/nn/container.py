@@ -51,12 +51,8 @@ class Sequential(_Numbered):
 
     def __init__(self, *args: Any) -> None:
         super().__init__()
-        named = (
-            args[0].items()
-            if len(args) == 1 and isinstance(args[0], dict)
-            else ((str(i), m) for i, m in enumerate(args))
-        )
-        for name, module in named:
+        named = args[0] if len(args) == 1 and isinstance(args[0], dict) else {str(i): m for i, m in enumerate(args)}
+        for name, module in named.items():
             self.add_module(name, module)
 
     def forward(self, input: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Layers: torch's names, arguments, defaults, initial values and parameter shapes over tritonnet's ops."""
+"""Layers with parameters: torch's names, arguments, defaults, initial values and shapes over tritonnet's ops."""
 
 from numbers import Integral
 from typing import Any
@@ -8,25 +8,15 @@ import torch
 from tritonnet.autograd import Parameter, Tensor, check_device, tensor
 from tritonnet.kernels import runtime
 from tritonnet.kernels.batch_norm import Norm
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import only, refuse
 from tritonnet.nn import functional as F
 from tritonnet.nn import init
 from tritonnet.nn.module import Module
 from tritonnet.ops.conv import pair
 
-__all__ = [
-    "AvgPool2d", "BatchNorm2d", "Conv2d", "ConvTranspose2d", "Flatten", "Identity", "LogSoftmax", "MaxPool2d", "ReLU",
-    "Sigmoid", "Softmax", "Tanh", "Upsample",
-]  # fmt: skip
+__all__ = ["BatchNorm2d", "Conv2d", "ConvTranspose2d", "Linear"]
 
 Size = int | tuple[int, int]
-
-
-def only(op: str, **arguments: tuple[Any, Any]) -> None:
-    """Refuse each argument `name=(value, supported)` whose value is not the supported one, naming it."""
-    for name, (value, supported) in arguments.items():
-        if value != supported:
-            refuse(op, f"{name} must be {supported!r}, got {value!r}: nothing else is supported yet")
 
 
 def own(op: str, device: Any, dtype: Any) -> None:
@@ -55,6 +45,33 @@ class Weighted(Module):
         if self.bias is not None:
             bound = 1 / init.fan(self.weight, "fan_in") ** 0.5
             init.uniform_(self.bias, -bound, bound)
+
+
+class Linear(Weighted):
+    """(*, in_features) -> (*, out_features): times `weight` (out_features, in_features) transposed, plus `bias`.
+
+    Raises:
+        Refused: a number of features below 1.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
+    ) -> None:
+        super().__init__()
+        own("Linear", device, dtype)
+        self.in_features = count("Linear", "in_features", in_features)
+        self.out_features = count("Linear", "out_features", out_features)
+        self.weight = Parameter(runtime.empty((self.out_features, self.in_features), torch.float32))
+        self.register_parameter("bias", Parameter(runtime.empty((out_features,), torch.float32)) if bias else None)
+        self.reset_parameters()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Multiply `input`."""
+        return F.linear(input, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """As torch's."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
 class _Convolution(Weighted):
@@ -114,9 +131,9 @@ class Conv2d(_Convolution):
             dtype, transposed=False,
         )  # fmt: skip
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve `input`."""
-        return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
+    def forward(self, input: Tensor, *, out: torch.Tensor | None = None) -> Tensor:
+        """Convolve `input`; into the buffer `out` if given."""
+        return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, out=out)
 
 
 class ConvTranspose2d(_Convolution):
@@ -139,11 +156,12 @@ class ConvTranspose2d(_Convolution):
             padding_mode, device, dtype, transposed=True,
         )  # fmt: skip
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve `input`, transposed."""
+    def forward(self, input: Tensor, *, out: torch.Tensor | None = None) -> Tensor:
+        """Convolve `input`, transposed; into the buffer `out` if given."""
         return F.conv_transpose2d(
-            input, self.weight, self.bias, self.stride, self.padding, self.output_padding, dilation=self.dilation
-        )
+            input, self.weight, self.bias, self.stride, self.padding, self.output_padding, dilation=self.dilation,
+            out=out,
+        )  # fmt: skip
 
 
 class BatchNorm2d(Module):
@@ -181,15 +199,9 @@ class BatchNorm2d(Module):
 
     def reset_parameters(self) -> None:
         """Back to weight 1, bias 0, and no batch seen."""
-        for name, value in (
-            ("weight", 1),
-            ("bias", 0),
-            ("running_mean", 0),
-            ("running_var", 1),
-            ("num_batches_tracked", 0),
-        ):
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
             if getattr(self, name) is not None:
-                init.constant_(getattr(self, name), value)
+                init.constant_(getattr(self, name), name in ("weight", "running_var"))
 
     def uses_batch(self) -> bool:
         """Whether the batch's own statistics normalise it: in training, or where none are kept."""
@@ -222,171 +234,3 @@ class BatchNorm2d(Module):
 
 def _filled(size: int, value: float) -> torch.Tensor:
     return init.constant_(Tensor(runtime.empty((size,), torch.float32)), value).data
-
-
-class ReLU(Module):
-    """max(x, 0), element by element; NaN stays NaN."""
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        only("ReLU", inplace=(inplace, False))
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Apply it."""
-        return F.relu(input)
-
-
-class Sigmoid(Module):
-    """1 / (1 + exp(-x)), element by element."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Apply it."""
-        return F.sigmoid(input)
-
-
-class Tanh(Module):
-    """tanh(x), element by element."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Apply it."""
-        return F.tanh(input)
-
-
-class Softmax(Module):
-    """exp(x) / sum of exp(x) over `dim`."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Apply it."""
-        return F.softmax(input, self.dim)
-
-    def extra_repr(self) -> str:
-        """As torch's."""
-        return f"dim={self.dim}"
-
-
-class LogSoftmax(Softmax):
-    """log(softmax(x)) over `dim`."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Apply it."""
-        return F.log_softmax(input, self.dim)
-
-
-class MaxPool2d(Module):
-    """The largest value of each window, (N, C, H, W) -> (N, C, P, Q). `stride` defaults to `kernel_size`.
-
-    Raises:
-        Refused: dilation other than 1, return_indices or ceil_mode other than False.
-    """
-
-    def __init__(
-        self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
-        return_indices: bool = False, ceil_mode: bool = False,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        only(
-            "MaxPool2d", dilation=(pair("MaxPool2d", "dilation", dilation, 1), (1, 1)), return_indices=(return_indices, False),
-            ceil_mode=(ceil_mode, False),
-        )  # fmt: skip
-        self.kernel_size, self.stride, self.padding = kernel_size, kernel_size if stride is None else stride, padding
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Pool `input`."""
-        return F.max_pool2d(input, self.kernel_size, self.stride, self.padding)
-
-    def extra_repr(self) -> str:
-        """As torch's."""
-        return (
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, dilation=1, ceil_mode=False"
-        )
-
-
-class AvgPool2d(Module):
-    """The mean of each window, (N, C, H, W) -> (N, C, P, Q). `stride` defaults to `kernel_size`.
-
-    Raises:
-        Refused: ceil_mode other than False, or a divisor_override.
-    """
-
-    def __init__(
-        self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False,
-        count_include_pad: bool = True, divisor_override: int | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        only("AvgPool2d", ceil_mode=(ceil_mode, False), divisor_override=(divisor_override, None))
-        self.count_include_pad = count_include_pad
-        self.kernel_size, self.stride, self.padding = kernel_size, kernel_size if stride is None else stride, padding
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Pool `input`."""
-        return F.avg_pool2d(
-            input, self.kernel_size, self.stride, self.padding, count_include_pad=self.count_include_pad
-        )
-
-    def extra_repr(self) -> str:
-        """As torch's."""
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
-
-
-class Upsample(Module):
-    """Enlarge (N, C, H, W) to `size`, or by `scale_factor`, as `F.interpolate` does.
-
-    Raises:
-        Refused: mode other than "nearest" and "bilinear", or recompute_scale_factor.
-    """
-
-    def __init__(
-        self, size: Size | None = None, scale_factor: float | tuple[float, float] | None = None, mode: str = "nearest",
-        align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        only("Upsample", recompute_scale_factor=(recompute_scale_factor, None))
-        if mode not in ("nearest", "bilinear"):
-            refuse("Upsample", f"mode must be nearest or bilinear, got {mode!r}")
-        factor = scale_factor
-        self.scale_factor = (
-            tuple(map(float, factor)) if isinstance(factor, tuple | list) else float(factor) if factor else None
-        )
-        self.size, self.mode, self.align_corners = size, mode, align_corners
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Enlarge `input`."""
-        return F.interpolate(
-            input, size=self.size, scale_factor=self.scale_factor, mode=self.mode, align_corners=self.align_corners
-        )
-
-    def extra_repr(self) -> str:
-        """As torch's."""
-        given = f"scale_factor={self.scale_factor!r}" if self.scale_factor is not None else f"size={self.size!r}"
-        return f"{given}, mode={self.mode!r}"
-
-
-class Flatten(Module):
-    """Join the dimensions `start_dim` to `end_dim`, in torch's element order."""
-
-    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        super().__init__()
-        self.start_dim, self.end_dim = start_dim, end_dim
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Flatten `input`."""
-        return F.flatten(input, self.start_dim, self.end_dim)
-
-    def extra_repr(self) -> str:
-        """As torch's."""
-        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
-
-
-class Identity(Module):
-    """The input itself, whatever the arguments."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return `input`."""
-        return input

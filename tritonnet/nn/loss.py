@@ -1,16 +1,30 @@
-"""Losses as modules."""
+"""Losses as modules. Logits are (N, C, H, W), class indices (N, H, W); one channel of focal, Dice and distance is a sigmoid."""
 
 from typing import Any
 
 from tritonnet.autograd import Tensor
+from tritonnet.kernels.runtime import only
 from tritonnet.nn import functional as F
-from tritonnet.nn.layers import only
-from tritonnet.nn.module import Module
+from tritonnet.nn.applied import Applied
 
 __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "DiceLoss", "DistanceLoss", "FocalLoss", "MSELoss"]
 
 
-class CrossEntropyLoss(Module):
+class _Loss(Applied):
+    """A function of input and target, of settings, and of weights, which are buffers."""
+
+    def __init__(self, weights: dict[str, Tensor | None], **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, tensor in weights.items():
+            self.register_buffer(name, tensor)
+        self.settings += tuple(weights)
+
+    def extra_repr(self) -> str:
+        """As torch's."""
+        return ""
+
+
+class CrossEntropyLoss(_Loss):
     """-log softmax(input)[target], by pixel.
 
     Args:
@@ -22,26 +36,18 @@ class CrossEntropyLoss(Module):
         Refused: label_smoothing other than 0, or torch's removed size_average and reduce.
     """
 
+    function = staticmethod(F.cross_entropy)
+
     def __init__(
         self, weight: Tensor | None = None, size_average: Any = None, ignore_index: int = -100, reduce: Any = None,
         reduction: str = "mean", label_smoothing: float = 0.0,
     ) -> None:  # fmt: skip
-        super().__init__()
-        only(
-            "CrossEntropyLoss", size_average=(size_average, None), reduce=(reduce, None),
-            label_smoothing=(label_smoothing, 0.0),
-        )  # fmt: skip
-        self.register_buffer("weight", weight)
-        self.ignore_index, self.reduction = ignore_index, reduction
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits (N, C, H, W) against class indices (N, H, W) or probabilities (N, C, H, W)."""
-        return F.cross_entropy(
-            input, target, weight=self.weight, ignore_index=self.ignore_index, reduction=self.reduction
-        )
+        only("CrossEntropyLoss", size_average=(size_average, None), reduce=(reduce, None))
+        only("CrossEntropyLoss", label_smoothing=(label_smoothing, 0.0))
+        super().__init__({"weight": weight}, ignore_index=ignore_index, reduction=reduction)
 
 
-class BCEWithLogitsLoss(Module):
+class BCEWithLogitsLoss(_Loss):
     """-(pos_weight * y * log sigmoid(x) + (1 - y) * log(1 - sigmoid(x))) * weight, element by element.
 
     Args:
@@ -53,24 +59,17 @@ class BCEWithLogitsLoss(Module):
         Refused: torch's removed size_average and reduce.
     """
 
+    function = staticmethod(F.binary_cross_entropy_with_logits)
+
     def __init__(
         self, weight: Tensor | None = None, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
         pos_weight: Tensor | None = None,
     ) -> None:  # fmt: skip
-        super().__init__()
         only("BCEWithLogitsLoss", size_average=(size_average, None), reduce=(reduce, None))
-        self.register_buffer("weight", weight)
-        self.register_buffer("pos_weight", pos_weight)
-        self.reduction = reduction
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits against targets from 0 to 1 of the same shape."""
-        return F.binary_cross_entropy_with_logits(
-            input, target, weight=self.weight, reduction=self.reduction, pos_weight=self.pos_weight
-        )
+        super().__init__({"weight": weight, "pos_weight": pos_weight}, reduction=reduction)
 
 
-class MSELoss(Module):
+class MSELoss(_Loss):
     """(input - target)^2, element by element.
 
     Args:
@@ -80,28 +79,14 @@ class MSELoss(Module):
         Refused: torch's removed size_average and reduce.
     """
 
+    function = staticmethod(F.mse_loss)
+
     def __init__(self, size_average: Any = None, reduce: Any = None, reduction: str = "mean") -> None:
-        super().__init__()
         only("MSELoss", size_average=(size_average, None), reduce=(reduce, None))
-        self.reduction = reduction
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of two tensors of one shape."""
-        return F.mse_loss(input, target, reduction=self.reduction)
+        super().__init__({}, reduction=reduction)
 
 
-class _RegionLoss(Module):
-    """A loss of logits (N, C, H, W) against class indices (N, H, W) with class weights and other arguments."""
-
-    weight: Tensor | None
-
-    def __init__(self, weight: Tensor | None, **arguments: Any) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.arguments = arguments
-
-
-class FocalLoss(_RegionLoss):
+class FocalLoss(_Loss):
     """-(1 - p)^gamma log p, p being the probability of a pixel's class; see `functional.focal_loss`.
 
     Args:
@@ -112,18 +97,16 @@ class FocalLoss(_RegionLoss):
         reduction: "mean" (over the weights of the pixels that count), "sum" or "none".
     """
 
+    function = staticmethod(F.focal_loss)
+
     def __init__(
         self, gamma: float = 2.0, alpha: float | None = None, weight: Tensor | None = None, ignore_index: int = -100,
         reduction: str = "mean",
     ) -> None:  # fmt: skip
-        super().__init__(weight, gamma=gamma, alpha=alpha, ignore_index=ignore_index, reduction=reduction)
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits (N, C, H, W) against class indices (N, H, W); one channel is a sigmoid."""
-        return F.focal_loss(input, target, self.weight, **self.arguments)
+        super().__init__({"weight": weight}, gamma=gamma, alpha=alpha, ignore_index=ignore_index, reduction=reduction)
 
 
-class DiceLoss(_RegionLoss):
+class DiceLoss(_Loss):
     """1 - the overlap of probabilities and classes, by image and class; see `functional.dice_loss`.
 
     Names and conventions are MONAI's, but logits and class indices go in: softmax (sigmoid for one channel) and one-hot
@@ -139,21 +122,19 @@ class DiceLoss(_RegionLoss):
         ignore_index: pixels with this target do not count.
     """
 
+    function = staticmethod(F.dice_loss)
+
     def __init__(
         self, include_background: bool = True, reduction: str = "mean", smooth_nr: float = 1e-5,
         smooth_dr: float = 1e-5, batch: bool = False, weight: Tensor | None = None, ignore_index: int = -100,
     ) -> None:  # fmt: skip
         super().__init__(
-            weight, include_background=include_background, reduction=reduction, smooth_nr=smooth_nr,
+            {"weight": weight}, include_background=include_background, reduction=reduction, smooth_nr=smooth_nr,
             smooth_dr=smooth_dr, batch=batch, ignore_index=ignore_index,
         )  # fmt: skip
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits (N, C, H, W) against class indices (N, H, W); one channel is a sigmoid."""
-        return F.dice_loss(input, target, self.weight, **self.arguments)
 
-
-class DistanceLoss(_RegionLoss):
+class DistanceLoss(_Loss):
     """Focal loss of each class above 0 against the rest, mild on false alarms near it; see `functional.distance_loss`.
 
     Args:
@@ -165,12 +146,11 @@ class DistanceLoss(_RegionLoss):
         reduction: "mean" (over the pixels above class 0), "sum" or "none".
     """
 
+    function = staticmethod(F.distance_loss)
+
     def __init__(
         self, sigma: float = 10.0, alpha: float = 2.0, beta: float = 4.0, weight: Tensor | None = None,
         ignore_index: int = -100, reduction: str = "mean",
     ) -> None:  # fmt: skip
-        super().__init__(weight, sigma=sigma, alpha=alpha, beta=beta, ignore_index=ignore_index, reduction=reduction)
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits (N, C, H, W) against class indices (N, H, W); one channel is a sigmoid."""
-        return F.distance_loss(input, target, self.weight, **self.arguments)
+        settings = {"sigma": sigma, "alpha": alpha, "beta": beta, "ignore_index": ignore_index}
+        super().__init__({"weight": weight}, reduction=reduction, **settings)

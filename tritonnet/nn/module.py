@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-from tritonnet.autograd import Parameter, Tensor, check_device, from_numpy, from_torch
-from tritonnet.kernels.convert import cast
-from tritonnet.kernels.runtime import Refused, refuse, zeros
+from tritonnet.autograd import Parameter, Tensor, check_device
+from tritonnet.autograd.tensor import as_tensor
+from tritonnet.kernels.convert import as_dtype
+from tritonnet.kernels.runtime import Refused, refuse
 
 __all__ = ["IncompatibleKeys", "Module", "StateDictError"]
 
@@ -209,11 +210,7 @@ class Module:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the parameters' gradients, or fill them with zeros."""
         for parameter in self.parameters():
-            if parameter.grad is not None and not set_to_none:
-                # a fresh buffer: the old one may be another tensor's gradient too
-                parameter.grad = Tensor(zeros(tuple(parameter.data.shape), torch.float32))
-            else:
-                parameter.grad = None
+            parameter.zero_grad(set_to_none)
 
     def to(self, device: Any) -> Self:
         """This module, if `device` is the process's own.
@@ -290,7 +287,11 @@ class Module:
         if problems:
             text = "\n\t".join(problems)
             raise StateDictError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t{text}")
-        fresh = {key: _as_buffer(state_dict[key], target.dtype) for key, target in own.items() if key in state_dict}
+        fresh = {
+            key: as_dtype(as_tensor(state_dict[key]).data, target.dtype)
+            for key, target in own.items()
+            if key in state_dict
+        }
         for key, buffer in fresh.items():
             target = own[key]
             target.data.copy_(buffer)  # in place: graphs and optimizers hold this memory
@@ -314,18 +315,3 @@ class Module:
 
 def _quoted(keys: Iterable[str]) -> str:
     return ", ".join(f'"{key}"' for key in keys)
-
-
-def _as_buffer(value: Any, dtype: torch.dtype) -> torch.Tensor:
-    """A contiguous buffer of `dtype` on the process's device from a Tensor, a torch tensor or a numpy array."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().contiguous()
-        tensor = from_torch(value.float() if value.dtype == torch.float64 else value)
-    elif isinstance(value, Tensor):
-        tensor = value
-    else:
-        # astype copies, so that a read-only or strided array is fine; the reshapes turn a numpy number into an array
-        array = value.astype("float32" if value.dtype == "float64" else value.dtype, order="C")
-        tensor = from_numpy(array.reshape(-1).reshape(value.shape))
-    buffer = tensor.data
-    return buffer if buffer.dtype == dtype and buffer.is_contiguous() else cast(buffer, dtype)

@@ -8,10 +8,9 @@ import torch
 from tritonnet.autograd import Tensor
 from tritonnet.kernels import runtime
 from tritonnet.kernels.clip_grad_norm import clip_grad_norm
-from tritonnet.kernels.convert import cast
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.convert import as_dtype
+from tritonnet.kernels.runtime import only, refuse
 from tritonnet.kernels.tensor_table import Tables
-from tritonnet.nn.layers import only
 
 __all__ = ["clip_grad_norm_"]
 
@@ -46,11 +45,11 @@ def clip_grad_norm_(
     if not max_norm >= 0:
         refuse("clip_grad_norm_", f"max_norm must be at least 0, got {max_norm}")
     given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    grads = [(p, p.grad.data) for p in given if p.grad is not None]
-    if not grads:
+    trained = [p for p in given if p.grad is not None]
+    if not trained:
         return Tensor(runtime.zeros((), torch.float32))
-    flat = [g if g.dtype == torch.float32 and g.is_contiguous() else cast(g, torch.float32) for _, g in grads]
-    norm, scaled = clip_grad_norm(_tables, flat, max_norm)
-    for (p, _), gradient in zip(grads, scaled, strict=True):
+    grads = [as_dtype(p.grad.data, torch.float32) for p in given if p.grad is not None]
+    norm, scaled = clip_grad_norm(_tables, grads, max_norm)
+    for p, gradient in zip(trained, scaled, strict=True):
         p.grad = Tensor(gradient)
     return Tensor(norm)

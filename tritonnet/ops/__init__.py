@@ -1,8 +1,8 @@
 """One Function and one function per op: Tensors in, Tensors out. Names, arguments and results are torch's."""
 
-from tritonnet.autograd import register
+from tritonnet.autograd.tensor import register
 from tritonnet.ops.activation import relu, sigmoid, tanh
-from tritonnet.ops.arithmetic import add, mul, neg, sub
+from tritonnet.ops.arithmetic import add, div, mul, neg, rsub, sub
 from tritonnet.ops.cat import cat, wide
 from tritonnet.ops.conv import batch_norm_relu_conv2d, conv2d, conv2d_batch_norm_relu, conv2d_moments, conv_transpose2d
 from tritonnet.ops.dropout import dropout
@@ -32,7 +32,11 @@ __all__ = [
     "neg", "pad", "permute", "rand", "randn", "relu", "reshape", "sigmoid", "softmax", "sub", "sum", "tanh", "to", "wide",
 ]  # fmt: skip
 
-for _op in (
-    add, argmax, flatten, log_softmax, mean, mul, neg, permute, relu, reshape, sigmoid, softmax, sub, sum, tanh, to
-):  # fmt: skip
-    register(_op.__name__, _op)
+for _op in (argmax, flatten, log_softmax, mean, permute, relu, reshape, sigmoid, softmax, sum, tanh, to):
+    register(_op)
+register(add, "add", "__add__", "__radd__")
+register(sub, "sub", "__sub__")
+register(rsub, "__rsub__")
+register(mul, "mul", "__mul__", "__rmul__")
+register(div, "__truediv__")
+register(neg, "neg", "__neg__")

@@ -1,58 +1,48 @@
 """ReLU, sigmoid and tanh. Each backward reads the output alone."""
 
+from typing import ClassVar
+
 import torch
 
 from tritonnet.autograd import Context, Function, Tensor
-from tritonnet.kernels.relu import relu_bwd, relu_fwd
-from tritonnet.kernels.runtime import refuse
-from tritonnet.kernels.sigmoid import sigmoid_bwd, sigmoid_fwd
-from tritonnet.kernels.tanh import tanh_bwd, tanh_fwd
+from tritonnet.kernels.activation import activation_bwd, activation_fwd
+from tritonnet.kernels.runtime import only
 
 __all__ = ["ReLUFunction", "SigmoidFunction", "TanhFunction", "relu", "sigmoid", "tanh"]
 
 Buffer = torch.Tensor
 
 
-class ReLUFunction(Function):
+class _ActivationFunction(Function):
+    kind: ClassVar[str]
+
+    @classmethod
+    def forward(cls, ctx: Context, x: Buffer) -> Buffer:
+        y = activation_fwd(cls.kind, x)
+        ctx.save(y)
+        return y
+
+    @classmethod
+    def backward(cls, ctx: Context, dy: Buffer) -> Buffer:
+        return activation_bwd(cls.kind, dy, *ctx.saved)
+
+
+class ReLUFunction(_ActivationFunction):
     """max(x, 0), NaN passing."""
 
-    @staticmethod
-    def forward(ctx: Context, x: Buffer) -> Buffer:
-        y = relu_fwd(x)
-        ctx.save(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Context, dy: Buffer) -> Buffer:
-        return relu_bwd(dy, *ctx.saved)
+    kind = "relu"
 
 
-class SigmoidFunction(Function):
+class SigmoidFunction(_ActivationFunction):
     """1 / (1 + exp(-x))."""
 
-    @staticmethod
-    def forward(ctx: Context, x: Buffer) -> Buffer:
-        y = sigmoid_fwd(x)
-        ctx.save(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Context, dy: Buffer) -> Buffer:
-        return sigmoid_bwd(dy, *ctx.saved)
+    kind = "sigmoid"
 
 
-class TanhFunction(Function):
+class TanhFunction(_ActivationFunction):
     """Hyperbolic tangent."""
 
-    @staticmethod
-    def forward(ctx: Context, x: Buffer) -> Buffer:
-        y = tanh_fwd(x)
-        ctx.save(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Context, dy: Buffer) -> Buffer:
-        return tanh_bwd(dy, *ctx.saved)
+    kind = "tanh"
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -65,8 +55,7 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     Raises:
         Refused: inplace=True, another dtype.
     """
-    if inplace:
-        refuse("relu", "inplace must be False: values of tensors never change")
+    only("relu", "values of tensors never change", inplace=(inplace, False))
     return ReLUFunction.apply(input)  # type: ignore[no-any-return]
 
 

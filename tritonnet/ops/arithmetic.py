@@ -1,17 +1,17 @@
 """Sum, difference, product and negation, with torch's broadcasting and dtypes."""
 
+from math import copysign, inf
 from numbers import Real
 from typing import Any
 
 import torch
 
 from tritonnet.autograd import Context, Function, Tensor
-from tritonnet.kernels.add import add_fwd
-from tritonnet.kernels.mul import mul_fwd
+from tritonnet.kernels.arithmetic import add_fwd, mul_fwd
 from tritonnet.kernels.runtime import refuse
 from tritonnet.kernels.sum import sum_to
 
-__all__ = ["AddFunction", "MulFunction", "add", "mul", "neg", "sub"]
+__all__ = ["AddFunction", "MulFunction", "add", "div", "mul", "neg", "rsub", "sub"]
 
 Buffer = torch.Tensor
 
@@ -95,6 +95,18 @@ def mul(input: Tensor, other: Tensor | float) -> Tensor:
     if isinstance(other, Tensor):
         return MulFunction.apply(input, other)  # type: ignore[no-any-return]
     return MulFunction.apply(input, None, scale=_number("mul", "other", other))  # type: ignore[no-any-return]
+
+
+def rsub(input: Tensor, other: float) -> Tensor:
+    """`other - input`, of a number."""
+    return add(neg(input), other)
+
+
+def div(input: Tensor, other: Any) -> Tensor:
+    """`input / other`, by a number."""
+    if not isinstance(other, Real):
+        refuse("div", f"the divisor must be a number, got {type(other).__name__}")
+    return mul(input, 1 / float(other) if other else copysign(inf, other))
 
 
 def neg(input: Tensor) -> Tensor:

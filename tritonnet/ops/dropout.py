@@ -4,7 +4,7 @@ import torch
 
 from tritonnet.autograd import Context, Function, Tensor
 from tritonnet.kernels.dropout import dropout as dropout_kernel
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import only, refuse
 from tritonnet.ops import random
 
 __all__ = ["DropoutFunction", "dropout"]
@@ -42,6 +42,5 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     """
     if not 0.0 <= p <= 1.0:
         refuse("dropout", f"p must be from 0 to 1, got {p}")
-    if inplace:
-        refuse("dropout", f"inplace must be False, got {inplace!r}: nothing else is supported yet")
+    only("dropout", inplace=(inplace, False))
     return DropoutFunction.apply(input, p=float(p)) if training and p else input

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from tritonnet.autograd import Function, Tensor
-from tritonnet.autograd.function import Context
+from tritonnet.autograd import Context, Function, Tensor, check_tensors
+from tritonnet.kernels.arithmetic import mul_fwd
 from tritonnet.kernels.binary_cross_entropy import binary_cross_entropy_fwd
 from tritonnet.kernels.cross_entropy import cross_entropy_fwd
 from tritonnet.kernels.dice_loss import dice_loss_bwd, dice_loss_fwd
@@ -19,8 +19,7 @@ from tritonnet.kernels.distance import distance_fwd
 from tritonnet.kernels.focal_loss import focal_loss_fwd
 from tritonnet.kernels.loss import loss_bwd
 from tritonnet.kernels.mse_loss import mse_loss_fwd
-from tritonnet.kernels.mul import mul_fwd
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import only, refuse
 
 __all__ = [
     "binary_cross_entropy_with_logits", "cross_entropy", "dice_loss", "distance_loss", "distance_transform",
@@ -99,30 +98,21 @@ class DiceLossFunction(Function):
 
 
 def _check(op: str, size_average: object, reduce: object, ignore_index: object, **constants: Tensor | None) -> None:
-    if size_average is not None or reduce is not None:
-        refuse(op, "size_average and reduce must be None; use reduction")
+    only(op, "use reduction", size_average=(size_average, None), reduce=(reduce, None))
     if not isinstance(ignore_index, int):
         refuse(op, f"ignore_index must be an integer, got {ignore_index!r}")
     for name, tensor in constants.items():
-        if tensor is not None and not isinstance(tensor, Tensor):
-            refuse(
-                op,
-                f"{name} must be a tritonnet Tensor, got {type(tensor).__name__}; use tn.from_numpy or tn.from_torch",
-            )
-        if tensor is not None and tensor.requires_grad:
+        if tensor is None:
+            continue
+        check_tensors(op, **{name: tensor})
+        if tensor.requires_grad:
             refuse(op, f"{name} must not require a gradient; use {name}.detach()")
 
 
 def cross_entropy(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    ignore_index: int = -100,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
-) -> Tensor:
+    input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
+    ignore_index: int = -100, reduce: bool | None = None, reduction: str = "mean", label_smoothing: float = 0.0,
+) -> Tensor:  # fmt: skip
     """Cross-entropy of logits.
 
     Args:
@@ -144,24 +134,16 @@ def cross_entropy(
         Refused: shapes or dtypes that do not fit, or an argument that is not there yet.
     """
     _check("cross_entropy", size_average, reduce, ignore_index, target=target, weight=weight)
-    if label_smoothing != 0.0:
-        refuse("cross_entropy", f"label_smoothing must be 0, got {label_smoothing}")
+    only("cross_entropy", label_smoothing=(label_smoothing, 0.0))
     return CrossEntropyFunction.apply(  # type: ignore[no-any-return]
         input, target, weight, ignore_index=ignore_index, reduction=reduction
     )
 
 
 def binary_cross_entropy_with_logits(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    pos_weight: Tensor | None = None,
-    *,
-    ignore_index: int = -100,
-) -> Tensor:
+    input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
+    reduce: bool | None = None, reduction: str = "mean", pos_weight: Tensor | None = None, *, ignore_index: int = -100,
+) -> Tensor:  # fmt: skip
     """Binary cross-entropy of sigmoid(input).
 
     Args:
@@ -209,8 +191,7 @@ def mse_loss(
         Refused: shapes or dtypes that do not fit, or an argument that is not there.
     """
     _check("mse_loss", size_average, reduce, 0)
-    if weight is not None:
-        refuse("mse_loss", "weight must be None; multiply the loss of reduction='none' by it")
+    only("mse_loss", "multiply the loss of reduction='none' by it", weight=(weight, None))
     return MseLossFunction.apply(input, target, reduction=reduction)  # type: ignore[no-any-return]
 
 

@@ -1,10 +1,13 @@
 """Batch normalisation, alone and with what follows it. Formulas: `tritonnet.kernels.batch_norm`, `batch_norm_pool`."""
 
+from typing import Any
+
 import torch
 
-from tritonnet.autograd import Context, Function, Tensor
-from tritonnet.kernels.batch_norm import Running, batch_norm_bwd, batch_norm_fwd, batch_norm_merge, batch_norm_stats
+from tritonnet.autograd import Context, Function, Tensor, check_tensors
+from tritonnet.kernels.batch_norm import Running, batch_norm_bwd, batch_norm_fwd
 from tritonnet.kernels.batch_norm_pool import batch_norm_pool_bwd, batch_norm_pool_fwd
+from tritonnet.kernels.batch_norm_stats import batch_norm_merge, batch_norm_stats
 from tritonnet.kernels.convert import cast
 from tritonnet.kernels.runtime import refuse
 
@@ -15,40 +18,27 @@ Moments = tuple[Buffer, Buffer, Buffer]
 
 
 class BatchNormFunction(Function):
+    """Batch norm, with a ReLU if asked; with `pool` behind that 2x2 max pooling, whose image is a second result."""
+
     @staticmethod
     def forward(
         ctx: Context, x: Buffer, w: Buffer | None, b: Buffer | None, *, running: Running | None, training: bool,
-        moments: Moments | None, eps: float, relu: bool, out: Buffer | None,
-    ) -> Buffer:  # fmt: skip
+        moments: Moments | None, eps: float, relu: bool, pool: bool = False, out: Buffer | None = None,
+    ) -> Any:  # fmt: skip
         mean, var = statistics(x, running, training, moments, any(ctx.needs))
         ctx.save(x, mean, var, w, b)
-        ctx.options = {"eps": eps, "relu": relu, "training": training}
+        ctx.options, ctx.relu = {"eps": eps, "training": training}, relu
+        if pool:
+            return batch_norm_pool_fwd(x, mean, var, w, b, eps=eps, out=out)
         return batch_norm_fwd(x, mean, var, w, b, eps=eps, relu=relu, out=out)
 
     @staticmethod
-    def backward(ctx: Context, dy: Buffer) -> tuple[Buffer | None, ...]:
-        gradients = batch_norm_bwd(dy, *ctx.saved, **ctx.options)
-        return tuple(g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
-
-
-class BatchNormReluMaxPool2dFunction(Function):
-    @staticmethod
-    def forward(
-        ctx: Context, x: Buffer, w: Buffer | None, b: Buffer | None, *, running: Running | None, training: bool,
-        moments: Moments | None, eps: float, out: Buffer | None,
-    ) -> tuple[Buffer, Buffer]:  # fmt: skip
-        mean, var = statistics(x, running, training, moments, any(ctx.needs))
-        ctx.save(x, mean, var, w, b)
-        ctx.options = {"eps": eps, "training": training}
-        return batch_norm_pool_fwd(x, mean, var, w, b, eps=eps, out=out)
-
-    @staticmethod
-    def backward(ctx: Context, dy: Buffer | None, dz: Buffer | None) -> tuple[Buffer | None, ...]:
+    def backward(ctx: Context, dy: Buffer | None, dz: Buffer | None = None) -> tuple[Buffer | None, ...]:
         if dz is not None:
             gradients = batch_norm_pool_bwd(dy, dz, *ctx.saved, **ctx.options)
         else:
             assert dy is not None  # one of the two results was used
-            gradients = batch_norm_bwd(dy, *ctx.saved, **ctx.options, relu=True)
+            gradients = batch_norm_bwd(dy, *ctx.saved, **ctx.options, relu=ctx.relu)
         return tuple(g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
 
 
@@ -70,9 +60,7 @@ def check(
 ) -> Running | None:  # fmt: skip
     """Refuse what no kernel sees; return the running statistics."""
     given = {"running_mean": running_mean, "running_var": running_var, "num_batches_tracked": num_batches_tracked}
-    for name, t in {"input": input, **{key: value for key, value in given.items() if value is not None}}.items():
-        if not isinstance(t, Tensor):
-            refuse(op, f"{name} must be a tritonnet Tensor, got {type(t).__name__}; use tn.from_numpy or tn.from_torch")
+    check_tensors(op, input=input, **{name: t for name, t in given.items() if t is not None})
     if input.ndim != 4:
         refuse(op, f"input must have 4 dimensions (N, C, H, W), got shape {input.shape}")
     if not eps >= 0:
@@ -117,7 +105,7 @@ def batch_norm(
     """
     running = check("batch_norm", input, running_mean, running_var, training, momentum, eps, num_batches_tracked)
     return BatchNormFunction.apply(  # type: ignore[no-any-return]
-        input, weight, bias, running=running, training=training, moments=moments, eps=eps, relu=False, out=None
+        input, weight, bias, running=running, training=training, moments=moments, eps=eps, relu=False
     )
 
 
@@ -152,6 +140,6 @@ def batch_norm_relu_max_pool2d(
     running = check(
         "batch_norm_relu_max_pool2d", input, running_mean, running_var, training, momentum, eps, num_batches_tracked
     )
-    return BatchNormReluMaxPool2dFunction.apply(  # type: ignore[no-any-return]
-        input, weight, bias, running=running, training=training, moments=moments, eps=eps, out=out
+    return BatchNormFunction.apply(  # type: ignore[no-any-return]
+        input, weight, bias, running=running, training=training, moments=moments, eps=eps, relu=True, pool=True, out=out
     )

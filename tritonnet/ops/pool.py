@@ -7,7 +7,7 @@ import torch
 from tritonnet.autograd import Context, Function, Tensor
 from tritonnet.kernels.avg_pool2d import avg_pool2d_bwd, avg_pool2d_fwd
 from tritonnet.kernels.max_pool2d import max_pool2d_bwd, max_pool2d_fwd
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import only, refuse
 
 __all__ = ["avg_pool2d", "max_pool2d"]
 
@@ -47,11 +47,8 @@ def _pair(op: str, name: str, value: Any) -> tuple[int, int]:
     return pair[0], pair[-1]
 
 
-def _window(op: str, kernel_size: Size, stride: Size | None, padding: Size, **unsupported: Any) -> dict[str, Any]:
-    """The window as launchers take it; `unsupported` maps an argument to (value, the only one there is)."""
-    for name, (value, only) in unsupported.items():
-        if value != only:
-            refuse(op, f"{name} must be {only} (others are not there yet), got {value!r}")
+def _window(op: str, kernel_size: Size, stride: Size | None, padding: Size) -> dict[str, Any]:
+    """The window as launchers take it."""
     return {
         "kernel_size": _pair(op, "kernel_size", kernel_size),
         "stride": _pair(op, "stride", kernel_size if stride is None else stride),
@@ -83,11 +80,8 @@ def max_pool2d(
     op = "max_pool2d"
     if dilation in ((1,), (1, 1), [1], [1, 1]):
         dilation = 1
-    window = _window(
-        op, kernel_size, stride, padding,
-        dilation=(dilation, 1), ceil_mode=(ceil_mode, False), return_indices=(return_indices, False),
-    )  # fmt: skip
-    return MaxPool2dFunction.apply(input, **window)  # type: ignore[no-any-return]
+    only(op, dilation=(dilation, 1), ceil_mode=(ceil_mode, False), return_indices=(return_indices, False))
+    return MaxPool2dFunction.apply(input, **_window(op, kernel_size, stride, padding))  # type: ignore[no-any-return]
 
 
 def avg_pool2d(
@@ -112,7 +106,6 @@ def avg_pool2d(
         Refused: a number out of its range, no room for one window, another dtype or rank.
     """
     op = "avg_pool2d"
-    window = _window(
-        op, kernel_size, stride, padding, ceil_mode=(ceil_mode, False), divisor_override=(divisor_override, None)
-    )
+    only(op, ceil_mode=(ceil_mode, False), divisor_override=(divisor_override, None))
+    window = _window(op, kernel_size, stride, padding)
     return AvgPool2dFunction.apply(input, **window, count_include_pad=bool(count_include_pad))  # type: ignore[no-any-return]

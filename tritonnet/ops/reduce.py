@@ -1,12 +1,13 @@
 """Sum and mean over any dimensions."""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 
 from tritonnet.autograd import Context, Function, Tensor
-from tritonnet.kernels.mul import expand
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.arithmetic import expand
+from tritonnet.kernels.runtime import only, refuse
 from tritonnet.kernels.sum import sum_fwd
 from tritonnet.ops.shape import buffer_dim, reshape
 
@@ -38,9 +39,7 @@ def _reduce(op: str, input: Tensor, dim: int | Sequence[int] | None, keepdim: bo
     dims = {d % rank for d in asked if rank}
     if rank and len(dims) != len(asked):
         refuse(op, f"dim must name each dimension once, got {tuple(asked)}")
-    terms = 1
-    for d in dims:
-        terms *= input.shape[d]
+    terms = prod(input.shape[d] for d in dims)
     scale = 1.0 if not mean else 1 / terms if terms else float("nan")
     y: Tensor = SumFunction.apply(input, dims=[buffer_dim(d, rank) for d in dims], scale=scale)
     return y if keepdim else reshape(y, tuple(size for d, size in enumerate(input.shape) if d not in dims))
@@ -58,15 +57,13 @@ def sum(input: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = F
     Raises:
         Refused: a dimension that is not there or is named twice, a dtype.
     """
-    if dtype is not None:
-        refuse("sum", f"dtype must be None, got {dtype}; use .to(dtype)")
+    only("sum", "use .to(dtype)", dtype=(dtype, None))
     return _reduce("sum", input, dim, keepdim, mean=False)
 
 
 def mean(input: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False, *, dtype: None = None) -> Tensor:
     """The mean over `dim`, as `torch.mean`; NaN over nothing. Arguments as for `sum`, but floats only."""
-    if dtype is not None:
-        refuse("mean", f"dtype must be None, got {dtype}; use .to(dtype)")
+    only("mean", "use .to(dtype)", dtype=(dtype, None))
     if not input.dtype.is_floating_point:
         refuse("mean", f"input must be a floating-point tensor, got {input.dtype}")
     return _reduce("mean", input, dim, keepdim, mean=True)

@@ -1,15 +1,16 @@
 """reshape, flatten, permute, to, pad: other arrangements of the same values, in torch's order of elements."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
 
-from tritonnet.autograd import Context, Function, Tensor
+from tritonnet.autograd import Context, Function, Tensor, check_device
 from tritonnet.kernels import runtime
 from tritonnet.kernels.convert import cast, copy, nchw_to_nhwc, nhwc_to_nchw
 from tritonnet.kernels.pad import pad_fwd
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import logical, only, refuse
 
 __all__ = [
     "PadFunction", "PermuteFunction", "ReshapeFunction", "ToFunction", "buffer_dim", "flatten", "pad", "permute",
@@ -36,8 +37,7 @@ class ReshapeFunction(Function):
 
     @staticmethod
     def forward(ctx: Context, x: Buffer, *, shape: tuple[int, ...]) -> Buffer:
-        sizes = tuple(x.shape)
-        ctx.shape = tuple(sizes[i] for i in (0, 3, 1, 2)) if len(sizes) == 4 else sizes
+        ctx.shape = logical(x)
         return _reshaped(x, shape)
 
     @staticmethod
@@ -111,9 +111,7 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
         Refused: a shape of another number of elements.
     """
     sizes = _integers("reshape", "shape", shape)
-    known = 1
-    for size in sizes:
-        known *= size if size != -1 else 1
+    known = prod(size for size in sizes if size != -1)
     if sizes.count(-1) == 1 and known:
         sizes[sizes.index(-1)] = input.numel() // known
         known *= input.numel() // known
@@ -136,10 +134,7 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
             "flatten", f"start_dim and end_dim must be in order within {rank} dimensions, got {start_dim}, {end_dim}"
         )
     first, last = start_dim % rank, end_dim % rank
-    size = 1
-    for d in input.shape[first : last + 1]:
-        size *= d
-    return reshape(input, (*input.shape[:first], size, *input.shape[last + 1 :]))
+    return reshape(input, (*input.shape[:first], prod(input.shape[first : last + 1]), *input.shape[last + 1 :]))
 
 
 def permute(input: Tensor, *dims: Any) -> Tensor:
@@ -159,16 +154,26 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
     return PermuteFunction.apply(input, dims=order)  # type: ignore[no-any-return]
 
 
-def to(input: Tensor, dtype: torch.dtype) -> Tensor:
-    """This tensor as `dtype` (itself if it is), as `torch.Tensor.to`; the gradient comes back in the input's dtype.
+def to(input: Tensor, target: Any = None, dtype: torch.dtype | None = None, *, device: Any = None) -> Tensor:
+    """This tensor as a dtype (itself if it is), as `torch.Tensor.to`; the gradient comes back in the input's dtype.
+
+    Args:
+        input: any shape and dtype.
+        target: a dtype, or the process's own device.
+        dtype: the dtype, beside a device.
+        device: the process's own.
 
     Raises:
-        Refused: float64.
+        Refused: another device, float64.
     """
+    for place in (target, device):
+        if place is not None and not isinstance(place, torch.dtype):
+            check_device(place)
+    dtype = target if isinstance(target, torch.dtype) else dtype
+    if dtype in (None, input.dtype):
+        return input
     if not isinstance(dtype, torch.dtype) or dtype == torch.float64:
         refuse("to", f"dtype must be a torch.dtype other than float64, got {dtype!r}")
-    if dtype == input.dtype:
-        return input
     return ToFunction.apply(input, dtype=dtype)  # type: ignore[no-any-return]
 
 
@@ -187,8 +192,7 @@ def pad(
     Raises:
         Refused: another rank, mode or number of amounts, or less than nothing left.
     """
-    if mode != "constant":
-        refuse("pad", f"mode must be 'constant', got {mode!r}")
+    only("pad", mode=(mode, "constant"))
     amounts = _integers("pad", "pad", (tuple(pad),))
     if len(amounts) not in (2, 4):
         refuse("pad", f"pad must hold 2 or 4 numbers (left, right, top, bottom), got {len(amounts)}")

@@ -4,11 +4,10 @@ from typing import Any
 
 import torch
 
-from tritonnet.autograd import Function, Tensor
-from tritonnet.autograd.function import Context
+from tritonnet.autograd import Context, Function, Tensor, check_tensors
 from tritonnet.kernels.argmax import argmax_fwd
 from tritonnet.kernels.pointwise import FLOATS
-from tritonnet.kernels.runtime import check_dtype, refuse
+from tritonnet.kernels.runtime import check_dtype, only, refuse
 from tritonnet.kernels.softmax import softmax_bwd, softmax_fwd
 
 __all__ = ["argmax", "log_softmax", "softmax"]
@@ -31,8 +30,7 @@ class SoftmaxFunction(Function):
 
 
 def _check_dim(op: str, input: Tensor, dim: int | None) -> None:
-    if not isinstance(input, Tensor):
-        refuse(op, f"input must be a tritonnet Tensor, got {type(input).__name__}; use tn.from_numpy or tn.from_torch")
+    check_tensors(op, input=input)
     check_dtype(op, "input", input.data, FLOATS)
     if input.ndim == 0:
         refuse(op, "input must have at least 1 dimension, got a number")
@@ -57,8 +55,7 @@ def softmax(input: Tensor, dim: int | None = None, dtype: torch.dtype | None = N
         Refused: another dim, or a dtype.
     """
     _check_dim("softmax", input, dim)
-    if dtype is not None:
-        refuse("softmax", f"dtype must be None, got {dtype}; convert with .to({dtype})")
+    only("softmax", "convert with .to(dtype)", dtype=(dtype, None))
     return SoftmaxFunction.apply(input, log=False)  # type: ignore[no-any-return]
 
 
@@ -69,8 +66,7 @@ def log_softmax(input: Tensor, dim: int | None = None, dtype: torch.dtype | None
         Refused: another dim, or a dtype.
     """
     _check_dim("log_softmax", input, dim)
-    if dtype is not None:
-        refuse("log_softmax", f"dtype must be None, got {dtype}; convert with .to({dtype})")
+    only("log_softmax", "convert with .to(dtype)", dtype=(dtype, None))
     return SoftmaxFunction.apply(input, log=True)  # type: ignore[no-any-return]
 
 
@@ -89,6 +85,5 @@ def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
         Refused: another dim, or keepdim.
     """
     _check_dim("argmax", input, dim)
-    if keepdim:
-        refuse("argmax", "keepdim must be False")
+    only("argmax", keepdim=(keepdim, False))
     return Tensor(argmax_fwd(input.data))

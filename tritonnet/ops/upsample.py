@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from tritonnet.autograd import Context, Function, Tensor
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import only, refuse
 from tritonnet.kernels.upsample import Axis, axis, upsample_bwd, upsample_fwd
 
 __all__ = ["UpsampleFunction", "interpolate"]
@@ -66,8 +66,7 @@ def interpolate(
         refuse("interpolate", f"mode must be 'nearest' or 'bilinear', got {mode!r}")
     if mode == "nearest" and align_corners is not None:
         refuse("interpolate", f"align_corners must be None for mode 'nearest', got {align_corners}")
-    if antialias:
-        refuse("interpolate", "antialias must be False")
+    only("interpolate", antialias=(antialias, False))
     if (size is None) == (scale_factor is None):
         refuse("interpolate", f"one of size and scale_factor must be given, got {size!r} and {scale_factor!r}")
     sides = input.shape[2:]

@@ -7,8 +7,7 @@ import torch
 
 from tritonnet.autograd import Tensor
 from tritonnet.kernels.adam import adam_step
-from tritonnet.kernels.runtime import refuse
-from tritonnet.nn.layers import only
+from tritonnet.kernels.runtime import only, refuse
 from tritonnet.optim.optimizer import Group, Optimizer
 
 __all__ = ["Adam", "AdamW"]
@@ -34,20 +33,10 @@ class Adam(Optimizer):
     decoupled = False
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-    ) -> None:
+        self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 0.0, amsgrad: bool = False, *, maximize: bool = False, foreach: bool | None = None,
+        capturable: bool = False, differentiable: bool = False, fused: bool | None = None,
+    ) -> None:  # fmt: skip
         only(
             self._name, foreach=(foreach, None), capturable=(capturable, False), differentiable=(differentiable, False),
             fused=(fused, None),
@@ -58,14 +47,12 @@ class Adam(Optimizer):
     def check(self, group: Group) -> None:
         """Raise `Refused` where a setting is out of range or not there."""
         super().check(group)
-        only(self._name, amsgrad=(group["amsgrad"], False), maximize=(group["maximize"], False))
+        only(self._name, amsgrad=(group["amsgrad"], False))
         if not isinstance(group["betas"], tuple | list) or len(group["betas"]) != 2:
             refuse(self._name, f"betas must be two numbers, got {group['betas']!r}")
         for number, beta in enumerate(group["betas"]):
             if not 0.0 <= beta < 1.0:
                 refuse(self._name, f"betas[{number}] must be in [0, 1), got {beta}")
-        if not group["eps"] >= 0.0:
-            refuse(self._name, f"eps must be at least 0, got {group['eps']}")
 
     def slots(self, group: Group) -> tuple[str, ...]:
         """How many steps, and the running averages."""
@@ -75,11 +62,10 @@ class Adam(Optimizer):
         self, group: Group, params: list[Tensor], grads: list[Buffer], lows: list[Buffer | None], lr: Buffer
     ) -> None:
         """One step on the device."""
-        first, second = group["betas"]
+        averages, squares, steps = (self.column(group, params, slot) for slot in ("exp_avg", "exp_avg_sq", "step"))
         adam_step(
-            self._tables, [p.data for p in params], grads, self.column(params, "exp_avg"),
-            self.column(params, "exp_avg_sq"), self.column(params, "step"), lows, lr,
-            betas=(first, second), eps=group["eps"], weight_decay=group["weight_decay"], decoupled=self.decoupled,
+            self._tables, [p.data for p in params], grads, averages, squares, steps, lows, lr,
+            betas=group["betas"], eps=group["eps"], weight_decay=group["weight_decay"], decoupled=self.decoupled,
         )  # fmt: skip
 
 
@@ -89,13 +75,7 @@ class AdamW(Adam):
     decoupled = True
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        amsgrad: bool = False,
-        **unsupported: Any,
-    ) -> None:
+        self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 1e-2, amsgrad: bool = False, **unsupported: Any,
+    ) -> None:  # fmt: skip
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **unsupported)

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from tritonnet.autograd import Parameter, Tensor, from_numpy, from_torch
+from tritonnet.autograd import Parameter, Tensor
+from tritonnet.autograd.tensor import as_tensor
 from tritonnet.kernels import runtime
-from tritonnet.kernels.convert import cast
+from tritonnet.kernels.convert import as_dtype, cast
 from tritonnet.kernels.fill import fill
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import only, refuse
 from tritonnet.kernels.tensor_table import Tables
 
 __all__ = ["Optimizer"]
@@ -69,10 +70,12 @@ class Optimizer:
         raise NotImplementedError
 
     def check(self, group: Group) -> None:
-        """Raise `Refused` where a setting is out of range."""
-        for name in ("lr", "weight_decay"):
-            if not isinstance(group[name], int | float) or not group[name] >= 0.0:
-                refuse(self._name, f"{name} must be a number, at least 0, got {group[name]!r}")
+        """Raise `Refused` where a setting is out of range or not there."""
+        only(self._name, maximize=(group.get("maximize", False), False))
+        for name in ("lr", "weight_decay", "eps", "momentum", "lr_decay", "initial_accumulator_value"):
+            value = group.get(name, 0.0)
+            if not isinstance(value, int | float) or not value >= 0.0:
+                refuse(self._name, f"{name} must be a number, at least 0, got {value!r}")
 
     # --- stepping ---
 
@@ -150,20 +153,17 @@ class Optimizer:
         gradient = p.grad.data
         if gradient.shape != p.data.shape:
             refuse(self._name, f"a gradient must have its parameter's shape {p.shape}, got {p.grad.shape}")
-        if gradient.dtype != torch.float32 or not gradient.is_contiguous():
-            return cast(gradient, torch.float32)
-        return gradient
+        return as_dtype(gradient, torch.float32)
 
-    def column(self, params: list[Tensor], slot: str) -> list[Buffer]:
-        """The buffers of one slot."""
-        return [self.state[p][slot].data for p in params]
+    def column(self, group: Group, params: list[Tensor], slot: str) -> list[Buffer | None]:
+        """The buffers of one slot of parameters of `group`; None each if they have no such slot."""
+        has = slot in self.slots(group)
+        return [self.state[p][slot].data if has else None for p in params]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters, or make them zero."""
         for p in self._params():
-            if p.grad is not None:
-                # a fresh buffer: the old one may still be another tensor's value
-                p.grad = None if set_to_none else Tensor(runtime.zeros(tuple(p.data.shape), torch.float32))
+            p.zero_grad(set_to_none)
 
     # --- saving and loading ---
 
@@ -209,8 +209,7 @@ class Optimizer:
         """A float32 copy of `value` on the device."""
         if isinstance(value, int | float):
             return Tensor(fill(runtime.empty((), torch.float32), value))
-        if not isinstance(value, Tensor):
-            value = from_torch(value) if isinstance(value, torch.Tensor) else from_numpy(value)
+        value = as_tensor(value)
         if value.shape != tuple(shape):
             refuse(self._name, f"{what} must have shape {tuple(shape)}, got {value.shape}")
         return Tensor(cast(value.data, torch.float32))

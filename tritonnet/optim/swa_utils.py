@@ -9,10 +9,9 @@ import torch
 from tritonnet.autograd import Tensor
 from tritonnet.kernels import runtime
 from tritonnet.kernels.average import average_update
-from tritonnet.kernels.runtime import refuse
+from tritonnet.kernels.runtime import only, refuse
 from tritonnet.kernels.tensor_table import Tables
 from tritonnet.nn import Module
-from tritonnet.nn.layers import only
 
 __all__ = ["AveragedModel", "get_ema_multi_avg_fn", "get_swa_multi_avg_fn"]
 

@@ -57,7 +57,8 @@ class CapturedStep:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         # before what runs beside it (`runtime.beside`), where both want the same multiprocessor
-        with torch.cuda.graph(graph, pool=self.pool, stream=torch.cuda.Stream(priority=-1)):
+        first = torch.cuda.Stream(priority=-1)  # type: ignore[no-untyped-call]
+        with torch.cuda.graph(graph, pool=self.pool, stream=first):
             loss = self.step(*own)
         self.pool = self.pool or graph.pool()
         return graph, own, loss
