@@ -5,18 +5,20 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tritonnet.autograd import Tensor, precision
 from tritonnet.data import IGNORE, Cells, DataError, Dataset, Loader, open_dataset
 from tritonnet.kernels import runtime
+from tritonnet.kernels.confusion_matrix import confusion_matrix
 from tritonnet.models import Segmenter
 from tritonnet.train.batches import Normalizer, to_device
 from tritonnet.train.config import Config
 from tritonnet.train.metrics import Metrics
 from tritonnet.train.objective import Objective
 from tritonnet.train.pictures import draw_confusion
-from tritonnet.train.prediction import write_samples
+from tritonnet.train.prediction import RESIZED, Inference, write_samples
 from tritonnet.train.trained import Trained
 
 __all__ = ["check_some_pixel_counts", "evaluate", "extremes", "open_data", "score", "write_pictures"]
@@ -86,24 +88,27 @@ def score(
 
 
 def evaluate(
-    model: Trained | str | Path, data: str = "", *, split: str = "val", val: str = "", batch_size: int = 16
+    model: Trained | str | Path, data: str = "", *, split: str = "val", val: str = "", inference: Inference = RESIZED
 ) -> tuple[Dataset, Metrics]:
-    """Score a trained network on a split of some images, resized to the size it was trained at.
+    """Score a trained network on a split of some images, resized to the size it was trained at, or in tiles.
 
     Args:
         model: a model file, or what `Trained.load` made of one.
         data: a folder as for training; empty: the data it was trained on.
         split: "val", "train", "test" where the data has one, or "all".
         val: which images validate, as for training; empty: as in the model's own run.
-        batch_size: images at a time.
+        inference: as for `predict`, whose masks are scored: with tiles at the images' own sizes. With tiles or flips the
+            loss is NaN.
 
     Returns:
         The images and their pooled metrics, with each image's IoU and the mean of the loss that the network was trained for.
 
     Raises:
         DataError, ModelFileError: what is wrong with the files.
+        Refused: a tile's side is out of range.
     """
     trained = model if isinstance(model, Trained) else Trained.load(model)
+    inference.side(trained)
     run = trained.card["run"]
     spec = "none" if split == "all" else val or run["val"]  # all need no division
     config = Config(data=data or run["data"], val=spec, size=trained.size, cells=run["cells"], seed=run["seed"])
@@ -112,12 +117,29 @@ def evaluate(
     if not splits.get(split):
         raise DataError(f"split must be one of {', '.join(name for name in splits if splits[name])}, got {split!r}")
     check_some_pixel_counts(dataset, splits[split], config.data or "made cells")
-    normalizer = trained.normalizer(dataset.scale)
+    objective = Objective(trained.outputs, run.get("loss", "ce"), run.get("class_weights", ""))
+    if not inference.plain:
+        return dataset, _score_masks(trained, dataset, splits[split], objective, inference)
     with precision(trained.precision):
-        loader = Loader(dataset, splits[split], batch_size, shuffle=False)
-        objective = Objective(trained.outputs, run.get("loss", "ce"), run.get("class_weights", ""))
-        loss, metrics = score(trained.network, normalizer, loader, objective, each=True)
+        loader = Loader(dataset, splits[split], inference.batch_size, shuffle=False)
+        loss, metrics = score(trained.network, trained.normalizer(dataset.scale), loader, objective, each=True)
     return dataset, replace(metrics, loss=loss)
+
+
+def _score_masks(
+    trained: Trained, dataset: Dataset, indices: Sequence[int], objective: Objective, inference: Inference
+) -> Metrics:
+    """The metrics of masks as `predict` makes them."""
+    matrix, image_iou = objective.matrix(), {}
+    for index in indices:
+        _, truth, found = inference.sample(trained, dataset, index)
+        own = objective.matrix()
+        for counts in (own, matrix):
+            confusion_matrix(
+                to_device(np.stack([found])), to_device(np.stack([truth])), counts.data, ignore_index=IGNORE
+            )
+        image_iou[dataset.names[index]] = Metrics.from_matrix(own.numpy().tolist()).iou
+    return replace(Metrics.from_matrix(matrix.numpy().tolist()), image_iou=image_iou)
 
 
 def _open_known(config: Config, trained: Trained) -> Dataset:
@@ -155,7 +177,9 @@ def extremes(metrics: Metrics) -> tuple[list[str], list[str]]:
     return ranked[:few], ranked[::-1][:few]
 
 
-def write_pictures(folder: Path, trained: Trained, dataset: Dataset, metrics: Metrics) -> None:
+def write_pictures(
+    folder: Path, trained: Trained, dataset: Dataset, metrics: Metrics, inference: Inference = RESIZED
+) -> None:
     """Write confusion_matrix.png, and image, truth and prediction side by side as worst_1.png ... and best_1.png ..."""
     folder.mkdir(parents=True, exist_ok=True)
     draw_confusion(folder / "confusion_matrix.png", metrics.matrix, dataset.class_names)
@@ -164,4 +188,6 @@ def write_pictures(folder: Path, trained: Trained, dataset: Dataset, metrics: Me
             (folder / f"{kind}_{i + 1}.png").unlink(missing_ok=True)
         indices = [dataset.names.index(name) for name in names]
         if indices:
-            write_samples(folder, trained, dataset, indices, [f"{kind}_{i + 1}" for i in range(len(indices))])
+            write_samples(
+                folder, trained, dataset, indices, [f"{kind}_{i + 1}" for i in range(len(indices))], inference
+            )
