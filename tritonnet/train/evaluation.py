@@ -105,10 +105,9 @@ def evaluate(
 
     Raises:
         DataError, ModelFileError: what is wrong with the files.
-        Refused: a tile's side is out of range.
+        Refused: the tiles' side is out of range.
     """
     trained = model if isinstance(model, Trained) else Trained.load(model)
-    inference.side(trained)
     run = trained.card["run"]
     spec = "none" if split == "all" else val or run["val"]  # all need no division
     config = Config(data=data or run["data"], val=spec, size=trained.size, cells=run["cells"], seed=run["seed"])

@@ -61,9 +61,9 @@ class Inference:
 
     def __post_init__(self) -> None:
         if self.overlap is not None and not (self.tiles and 0 <= self.overlap < 1):
-            refuse("predict", f"overlap must come with tiles and be from 0 to below 1, got {self.overlap}")
+            refuse("inference", f"overlap must come with tiles and be from 0 to below 1, got {self.overlap}")
         if self.tta not in ("none", "flips"):
-            refuse("predict", f"tta must be one of none, flips, got {self.tta!r}")
+            refuse("inference", f"tta must be one of none, flips, got {self.tta!r}")
 
     @property
     def plain(self) -> bool:
@@ -74,7 +74,7 @@ class Inference:
         """Of a tile, or of the square that a picture is resized to, in pixels."""
         size, least, most = self.tile_size, trained.least, MOST["size"]
         if size is not None and not (self.tiles and least <= size <= most):
-            refuse("predict", f"tile_size must come with tiles and be from {least} to {most} here, got {size}")
+            refuse("inference", f"tile_size must come with tiles and be from {least} to {most} here, got {size}")
         return size or trained.size
 
     def bands(self, trained: Trained, image: np.ndarray, normalizer: Normalizer) -> Iterator[Tensor]:
@@ -85,8 +85,9 @@ class Inference:
     def sample(self, trained: Trained, dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image, true mask and predicted one, all in the size they are scored in: their own with tiles, else S x S."""
         image, truth = dataset.read(index, None) if self.tiles else dataset.sample(index)
-        found = np.empty(truth.shape, np.uint8)
-        _fill(found, None, self.bands(trained, image, trained.normalizer(dataset.scale)), logits=False)
+        found, normalizer = np.empty(truth.shape, np.uint8), trained.normalizer(dataset.scale)
+        logits = [trained.logits(np.stack([image]), normalizer)] if self.plain else None
+        _fill(found, None, logits or self.bands(trained, image, normalizer), logits=self.plain)
         return image, truth, found
 
 
