@@ -116,27 +116,24 @@ def evaluate(
     if not splits.get(split):
         raise DataError(f"split must be one of {', '.join(name for name in splits if splits[name])}, got {split!r}")
     check_some_pixel_counts(dataset, splits[split], config.data or "made cells")
-    objective = Objective(trained.outputs, run.get("loss", "ce"), run.get("class_weights", ""))
     if not inference.plain:
-        return dataset, _score_masks(trained, dataset, splits[split], objective, inference)
+        return dataset, _score_masks(trained, dataset, splits[split], inference)
     with precision(trained.precision):
         loader = Loader(dataset, splits[split], inference.batch_size, shuffle=False)
+        objective = Objective(trained.outputs, run.get("loss", "ce"), run.get("class_weights", ""))
         loss, metrics = score(trained.network, trained.normalizer(dataset.scale), loader, objective, each=True)
     return dataset, replace(metrics, loss=loss)
 
 
-def _score_masks(
-    trained: Trained, dataset: Dataset, indices: Sequence[int], objective: Objective, inference: Inference
-) -> Metrics:
+def _score_masks(trained: Trained, dataset: Dataset, indices: Sequence[int], inference: Inference) -> Metrics:
     """The metrics of masks as `predict` makes them."""
-    matrix, image_iou = objective.matrix(), {}
+    objective, image_iou = Objective(trained.outputs), {}
+    matrix = objective.matrix()
     for index in indices:
         _, truth, found = inference.sample(trained, dataset, index)
-        own = objective.matrix()
+        own, (prediction, target) = objective.matrix(), (to_device(np.stack([mask])) for mask in (found, truth))
         for counts in (own, matrix):
-            confusion_matrix(
-                to_device(np.stack([found])), to_device(np.stack([truth])), counts.data, ignore_index=IGNORE
-            )
+            confusion_matrix(prediction, target, counts.data, ignore_index=IGNORE)
         image_iou[dataset.names[index]] = Metrics.from_matrix(own.numpy().tolist()).iou
     return replace(Metrics.from_matrix(matrix.numpy().tolist()), image_iou=image_iou)
 

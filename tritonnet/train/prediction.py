@@ -83,11 +83,10 @@ class Inference:
         return tiled(trained, image, normalizer, self.side(trained), overlap, self.tta == "flips", self.batch_size)
 
     def sample(self, trained: Trained, dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image, true mask and predicted one, all in the size they are scored in: their own with tiles, else S x S."""
+        """Image, true mask and the one of the likeliest classes: of their own size with tiles, else S x S."""
         image, truth = dataset.read(index, None) if self.tiles else dataset.sample(index)
-        found, normalizer = np.empty(truth.shape, np.uint8), trained.normalizer(dataset.scale)
-        logits = [trained.logits(np.stack([image]), normalizer)] if self.plain else None
-        _fill(found, None, logits or self.bands(trained, image, normalizer), logits=self.plain)
+        found = np.empty(truth.shape, np.uint8)
+        _fill(found, None, self.bands(trained, image, trained.normalizer(dataset.scale)), logits=False)
         return image, truth, found
 
 
@@ -261,13 +260,18 @@ def write_samples(
     `names` are the files', without `.png`; by default those of the images. Returns whether anything but class 0 was found.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    classes, anything = len(trained.class_names), False
-    for name, index in zip(names or [dataset.names[index] for index in indices], indices, strict=True):
-        image, truth, prediction = inference.sample(trained, dataset, index)
+    if inference.plain:
+        pairs = [dataset.sample(index) for index in indices]
+        logits = trained.logits(np.stack([image for image, _ in pairs]), trained.normalizer(dataset.scale))
+        found = Tensor(argmax_fwd(logits.data, dtype=torch.uint8)).numpy()
+        samples = [(*pair, mask) for pair, mask in zip(pairs, found, strict=True)]
+    else:
+        samples = [inference.sample(trained, dataset, index) for index in indices]
+    classes, names = len(trained.class_names), names or [dataset.names[index] for index in indices]
+    for name, (image, truth, prediction) in zip(names, samples, strict=True):
         counted = truth < classes
         pixels = truth[counted].astype(np.int64) * classes + prediction[counted]
         matrix = np.bincount(pixels, minlength=classes * classes).reshape(classes, classes)
         score = f"IoU {Metrics.from_matrix(matrix.tolist()).iou:.3f}"
         side_by_side(image, truth, prediction, trained.palette, score).save(folder / f"{name}.png")
-        anything = anything or bool(prediction.any())
-    return anything
+    return any(prediction.any() for _, _, prediction in samples)
