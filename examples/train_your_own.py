@@ -16,4 +16,4 @@ except ValueError as error:  # what is wrong with the data or the configuration
     sys.exit(f"error: {error}")
 print(f"best IoU {run.best['iou']:.3f}; look at {run.folder}/samples and {run.folder}/curves.png")
 masks = train.predict(run.folder / "best.h5", f"{config.data}/images", run.folder / "predictions")
-print(f"{len(masks)} masks, the first is {masks[0]}")
+print(f"{len(masks)} masks, the first is {next(iter(masks))}")

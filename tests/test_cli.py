@@ -121,6 +121,22 @@ def test_predict(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert len(list((tmp_path / "overlays").iterdir())) == 5
 
 
+def test_predict_and_evaluate_in_tiles_as_json(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, data = ("--tiles", "--tile-size", 8, "--json"), trained.parent / "data"
+    assert run("predict", trained / "best.h5", data / "images", "--out", tmp_path, *options) == 0
+    out, err = capsys.readouterr()
+    masks = json.loads(out)
+    assert set(masks) == {str(path) for path in (tmp_path / "masks").iterdir()}
+    assert len([line for line in err.splitlines() if ": background " in line]) == 5
+    assert run("evaluate", trained / "best.h5", "--split", "all", *options) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert (scores["tiles"], scores["size"], scores["loss"]) == (True, 8, None)
+    found = [sum(mask[name] for mask in masks.values()) for name in ("background", "foreground")]
+    assert np.sum(scores["matrix"], axis=0).tolist() == found
+
+
 def test_predict_tiles_and_names_what_it_could_not_read(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,8 +298,8 @@ MISTAKES = {
     "bad-split": (("evaluate", "MODEL", "--split", "best"), "split must be one of"),
     "no-picture": (("predict", "MODEL", "nowhere.png"), "nowhere.png"),
     "not-a-model": (("evaluate", "README"), "README"),
-    "bad-overlap": (("predict", "MODEL", "README", "--tiles", "--overlap", "1"), "overlap must be from 0 to below 1"),
-    "overlap-of-no-tiles": (("predict", "MODEL", "README", "--overlap", "0.5"), "add --tiles"),
+    "bad-overlap": (("predict", "MODEL", "README", "--tiles", "--overlap", "1"), "be from 0 to below 1, got 1"),
+    "overlap-of-no-tiles": (("predict", "MODEL", "README", "--overlap", "0.5"), "overlap must come with tiles"),
     "tile-too-small": (("predict", "MODEL", "README", "--tiles", "--tile-size", "1"), "tile_size must"),
     "bad-tta": (("predict", "MODEL", "README", "--tta", "all"), "tta must be one of none, flips"),
     "out-inside": (("predict", "MODEL", ".", "--out", "./out"), "must not lie in"),

@@ -80,9 +80,10 @@ def test_evaluate_and_predict(run, tmp_path):
     _, done = run
     picture = Path(tmp_path) / "picture.png"
     Image.new("RGB", (70, 50), (200, 30, 90)).save(picture)
-    assert foreign(lambda: train.evaluate(done.folder / "best.h5")) == []
-    for how in ({}, {"tiles": True, "tta": "flips", "probabilities": tmp_path / "p.h5"}):
-        assert foreign(lambda how=how: train.predict(done.folder / "best.h5", picture, tmp_path / "out", **how)) == []
+    best, out = done.folder / "best.h5", tmp_path / "out"
+    for how, file in ((train.Inference(), None), (train.Inference(tiles=True, tta="flips"), tmp_path / "p.h5")):
+        assert foreign(lambda how=how: train.evaluate(best, inference=how)) == []
+        assert foreign(lambda how=how, f=file: train.predict(best, picture, out, inference=how, probabilities=f)) == []
 
 
 @pytest.mark.parametrize(

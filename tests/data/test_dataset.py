@@ -247,7 +247,7 @@ def test_channel_statistics_are_those_of_the_training_split(wide: bool, folder: 
 
 def test_a_constant_channel_has_deviation_one() -> None:
     class Flat(Dataset):
-        def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        def read(self, index: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
             return np.full((4, 4, 1), 51, np.uint8), np.zeros((4, 4), np.uint8)
 
     mapping = MaskMapping("values", 2, {0: 0, 1: 1})

@@ -1,5 +1,8 @@
 """Every kind of picture a user may bring, made here and read back."""
 
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +101,97 @@ def test_tiff(case: str, tmp_path: Path) -> None:
     image = load_image(path, wide=wide)
     assert (image == (array if array.ndim == 3 else array[:, :, None])).all()
     assert (read_mask(path).values == (array if array.ndim == 2 else RGB.astype(int) @ [65536, 256, 1])).all()
+
+
+DEEP = np.random.Generator(np.random.PCG64(2)).integers(0, 2**16, (6, 8, 4), np.uint16)
+
+
+def tiff(path: Path, array: np.ndarray, *, order: str = "<", kind: int = 2, alpha: int = 2, **how: int) -> Path:
+    """A TIFF of 16-bit colours, which Pillow does not write; `planes` one after the other if asked."""
+    h, w, c = array.shape
+    parts = [array[:, :, i] for i in range(c)] if how.get("planes") else [array]
+    parts = [part.astype(f"{order}u2").tobytes() for part in parts]
+    parts = [zlib.compress(part) for part in parts] if how.get("packed") else parts
+    tags: list[tuple[int, str, list[int]]] = [
+        (256, "I", [w]), (257, "I", [h]), (258, "H", [16] * c), (259, "H", [8 if how.get("packed") else 1]),
+        (262, "H", [kind]), (273, "I", []), (277, "H", [c]), (278, "I", [h]), (279, "I", [len(p) for p in parts]),
+        (284, "H", [2 if how.get("planes") else 1]), *([(338, "H", [alpha])] if c == 4 and kind == 2 else []),
+    ]  # fmt: skip
+    start, body, entries = 14 + 12 * len(tags), b"", b""
+    for part in parts:
+        tags[5][2].append(start + len(body))
+        body += part + bytes(len(part) % 2)
+    for tag, letter, values in tags:
+        packed = struct.pack(f"{order}{len(values)}{letter}", *values)
+        if len(packed) > 4:
+            packed, body = struct.pack(f"{order}I", start + len(body)), body + packed
+        entries += struct.pack(f"{order}HHI", tag, 4 if letter == "I" else 3, len(values)) + packed.ljust(4, b"\0")
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    path.write_bytes(head + entries + bytes(4) + body)
+    return path
+
+
+def png(path: Path, array: np.ndarray) -> Path:
+    """A PNG of 16-bit colours; the rows are filtered by Sub, so that the bytes of a pixel before matter."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    h, w, c = array.shape
+    raw = array.astype(">u2").view(np.uint8).reshape(h, w, 2 * c)
+    less = np.pad(raw, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    rows = b"".join(b"\1" + row.tobytes() for row in raw - less)
+    head = struct.pack(">IIBBBBB", w, h, 16, 2 if c == 3 else 6, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(chunk(*c) for c in ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")))
+    )
+    return path
+
+
+COLOURS_16: dict[str, Callable[[Path], Path]] = {
+    "tiff-little": lambda folder: tiff(folder / "a.tif", DEEP[:, :, :3]),
+    "tiff-big": lambda folder: tiff(folder / "a.tif", DEEP[:, :, :3], order=">"),
+    "tiff-little-packed": lambda folder: tiff(folder / "a.tif", DEEP[:, :, :3], packed=1),
+    "tiff-big-packed": lambda folder: tiff(folder / "a.tif", DEEP[:, :, :3], order=">", packed=1),
+    "tiff-filler": lambda folder: tiff(folder / "a.tif", DEEP, alpha=0),
+    "tiff-alpha": lambda folder: tiff(folder / "a.tif", DEEP),
+    "png": lambda folder: png(folder / "a.png", DEEP[:, :, :3]),
+    "png-alpha": lambda folder: png(folder / "a.png", DEEP),
+}
+
+
+@pytest.mark.parametrize("case", COLOURS_16)
+def test_16_bit_colours_keep_their_bits(case: str, tmp_path: Path) -> None:
+    path = COLOURS_16[case](tmp_path)
+    assert image_header(path).wide
+    expected = np.rint(DEEP[:, :, :3] * (DEEP[:, :, 3:] / 65535)) if case.endswith("alpha") else DEEP[:, :, :3]
+    assert (load_image(path, wide=True) == expected).all()
+    assert (load_image(path) == np.floor(expected / 257 + 0.5)).all()
+    with pytest.raises(DataError, match="has colours of 16 bits that 8 cannot hold; save the mask with 8 bits"):
+        read_mask(path)
+
+
+def test_a_mask_of_16_bit_colours_that_are_8_bit_ones(tmp_path: Path) -> None:
+    path = png(tmp_path / "a.png", RGB.astype(np.uint16) * 257)
+    assert (read_mask(path).values == RGB.astype(int) @ [65536, 256, 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [
+        ({"planes": 1}, "planes;16"),
+        ({"planes": 1, "packed": 1}, "planes;16"),
+        ({"alpha": 1}, "RGBa;16L"),
+        ({"kind": 5}, "CMYK;16L"),
+    ],
+)
+def test_16_bit_colours_that_pillow_scrambles_or_cuts_are_refused(
+    how: dict[str, int], name: str, tmp_path: Path
+) -> None:
+    path = tiff(tmp_path / "a.tif", DEEP[:, :, : 3 if "planes" in how else 4], **how)
+    with pytest.raises(DataError, match=f"16-bit colours are read as RGB or RGBA, pixel by pixel, not as {name}"):
+        load_image(path, wide=True)
 
 
 def test_tiff_refuses(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ class Numbered(Dataset):
         )  # fmt: skip
         self.broken = broken
 
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, index: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
         if index == self.broken:
             raise DataError(f"s{index}: broken")
         image = np.arange(16, dtype=np.uint16 if self.wide else np.uint8).reshape(4, 4, 1) + index

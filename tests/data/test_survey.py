@@ -39,6 +39,10 @@ NOTES: dict[str, tuple[Callable[[int], np.ndarray], tuple[str, ...]]] = {
         ("Masks hold 0, 1 and 2, nearly black in a viewer; they are the class numbers; class 0: 33 %; class 1: 33 %",),
     ),
     "ignored": (lambda i: np.where(PIXELS < 48, 255, PIXELS % 2).astype(np.uint8), ("; 255 is ignored: 10 % of the",)),
+    "two-ways": (
+        lambda i: block(i, 1 if i < 4 else 255),
+        ("2 of 6 masks hold 255 and no class but 0", "n4.png): 255 is ignored here; if it marks objects"),
+    ),
     "colours": (
         lambda i: COLOURS[PIXELS % 3],
         (

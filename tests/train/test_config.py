@@ -67,6 +67,13 @@ def test_refuses(field: str, value: object, says: str) -> None:
         Config(**{field: value})  # type: ignore[arg-type]
 
 
+def test_class_weights_that_change_nothing_are_refused() -> None:
+    for weights in ("auto", "1,5"):
+        with pytest.raises(Refused, match="class_weights must come with another loss beside dice, got 2\\*dice"):
+            Config(loss="2*dice", class_weights=weights)
+        Config(loss="ce + dice", class_weights=weights)
+
+
 BAD_FILES = {
     "size = ": "must be TOML",
     "sise = 3": r"must hold only known names, got sise; did you mean size\?",

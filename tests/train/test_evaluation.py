@@ -1,6 +1,7 @@
 """Evaluation beside its numbers: classes that do not fit, the best and worst images, the pictures."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from pictures import fresh_model, regions
 from PIL import Image
 
 from tritonnet.data import DataError
-from tritonnet.train import Metrics, evaluate
+from tritonnet.train import Inference, Metrics, evaluate, predict
 from tritonnet.train.evaluation import extremes, write_pictures
 
 
@@ -58,3 +59,34 @@ def test_another_number_of_classes_is_named(tmp_path: Path) -> None:
         evaluate(trained, three, split="all")
     with pytest.raises(DataError, match="mask value 255 is no class"):
         evaluate(fresh_model(2), folder(tmp_path / "other", 0, 255), split="all")
+
+
+@pytest.mark.parametrize(
+    ("classes", "how"),
+    [(3, {"tiles": True}), (1, {"tiles": True, "tile_size": 8, "overlap": 0.5, "tta": "flips"}), (2, {"tta": "flips"})],
+)
+def test_what_predict_marks_is_what_evaluate_scores(classes: int, how: dict[str, Any], tmp_path: Path) -> None:
+    """Counted by numpy over the files: with tiles at the pictures' own sizes, some smaller than a tile."""
+    trained, inference, shapes = fresh_model(classes), Inference(**how), ((16, 16), (23, 19), (7, 20))
+    names = len(trained.class_names)
+    for i, shape in enumerate(shapes if "tiles" in how else shapes[:1] * 3):
+        for kind in ("images", "masks"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+        Image.fromarray(regions(*shape, 3, seed=i)).save(tmp_path / "images" / f"{i}.png")
+        Image.fromarray(regions(*shape, seed=i + 9) % names).save(tmp_path / "masks" / f"{i}.png")
+    written = predict(trained, tmp_path, tmp_path / "out", inference=inference, tell=lambda _: None)
+    found, truth = (
+        [np.asarray(Image.open(folder / path.name)) for path in written]
+        for folder in (tmp_path / "out" / "masks", tmp_path / "masks")
+    )
+    expected = sum(
+        np.bincount((t.astype(int) * names + f).ravel(), minlength=names**2) for t, f in zip(truth, found, strict=True)
+    )
+    dataset, metrics = evaluate(trained, str(tmp_path), split="all", inference=inference)
+    assert np.array_equal(np.ravel(metrics.matrix), expected)
+    assert np.isnan(metrics.loss)
+    write_pictures(tmp_path / "scores", trained, dataset, metrics, inference)
+    (worst, *_), _ = extremes(metrics)
+    with Image.open(tmp_path / "scores" / "worst_1.png") as sheet:
+        side = found[int(worst)].shape[1]
+        assert sheet.width == 3 * side * -(-256 // side) + 16

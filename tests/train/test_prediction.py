@@ -14,8 +14,8 @@ from PIL import Image
 from tritonnet.data import DataError, load_image
 from tritonnet.io import ModelFileError, save_model
 from tritonnet.kernels.runtime import Refused
-from tritonnet.train import Trained, evaluate, predict
-from tritonnet.train.tiling import flipped_mean, tiled
+from tritonnet.train import Inference, Trained, evaluate, predict
+from tritonnet.train.tiling import tiled
 
 
 def quiet(_: str) -> None:
@@ -32,6 +32,11 @@ def mask_of(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
         assert picture.mode == "P"
         return np.array(picture)
+
+
+def only_mask(picture: Path, out: Path, trained: Trained | None = None, **how: Any) -> np.ndarray:
+    (path,) = predict(trained or fresh_model(), picture, out, tell=quiet, **how)
+    return mask_of(path)
 
 
 def test_masks_have_the_pictures_sizes(tmp_path: Path) -> None:
@@ -84,7 +89,7 @@ def test_agrees_with_the_network_s_own_predict(tmp_path: Path) -> None:
     trained.network.set_normalization(trained.card["mean"], trained.card["std"])
     images = np.stack([regions(16, 16, 3, seed=i) for i in range(3)])
     masks = [
-        predict(trained, save(tmp_path / f"{i}.png", image), tmp_path / "out", tell=quiet)[0]
+        next(iter(predict(trained, save(tmp_path / f"{i}.png", image), tmp_path / "out", tell=quiet)))
         for i, image in enumerate(images)
     ]
     assert np.array_equal(np.stack([mask_of(path) for path in masks]), trained.network.predict(images))
@@ -137,12 +142,12 @@ def test_probabilities(way: str, tmp_path: Path) -> None:
     for name in ("a.png", "sub/b.bmp"):
         save(tmp_path / "in" / name, regions(*shape, 3, seed=len(name)))
     trained, file = fresh_model(3), tmp_path / "p.h5"
-    predict(trained, tmp_path / "in", tmp_path / "out", probabilities=file, tell=quiet, **how)
+    predict(trained, tmp_path / "in", tmp_path / "out", inference=Inference(**how), probabilities=file, tell=quiet)
     with h5py.File(file) as stored:
         for name in ("a.png", "sub/b.png"):
             values, mask = stored[name][:], mask_of(tmp_path / "out" / "masks" / name)
             assert values.shape == (3, *shape)
-            assert list(stored[name].attrs["class_names"]) == ["class 0", "class 1", "class 2"]
+            assert list(stored[name].attrs["class_names"]) == [b"class 0", b"class 1", b"class 2"]
             assert np.allclose(values.sum(0), 1, rtol=0, atol=1e-6)
             assert np.array_equal(values.argmax(0), mask)
             picture = tmp_path / "in" / ("a.png" if name == "a.png" else "sub/b.bmp")
@@ -157,8 +162,9 @@ def expected(trained: Trained, picture: Path, shape: tuple[int, int], how: dict[
         bands = tiled(trained, np.array(Image.open(picture)), normalizer, tile, overlap, flips, 16)
         values: np.ndarray = np.concatenate([band.numpy()[0] for band in bands], 1)[:, : shape[0], : shape[1]]
         return values
-    small = np.stack([load_image(picture, 16)])
-    source = flipped_mean(trained, small, normalizer) if flips else trained.logits(small, normalizer)
+    small = load_image(picture, 16)
+    averaged = tiled(trained, small, normalizer, 16, 0.25, True, 16)
+    source = next(averaged) if flips else trained.logits(np.stack([small]), normalizer)
     full = torch.nn.functional.interpolate(torch.from_numpy(source.numpy()).double(), size=shape, mode="bilinear")[0]
     return (full if flips else full.softmax(0)).numpy()  # type: ignore[no-any-return]
 
@@ -166,11 +172,11 @@ def expected(trained: Trained, picture: Path, shape: tuple[int, int], how: dict[
 def test_tiles_see_full_resolution(tmp_path: Path) -> None:
     picture = save(tmp_path / "a.png", regions(24, 24, 3))
     resized, cut = (
-        mask_of(predict(fresh_model(), picture, tmp_path / str(tiles), tiles=tiles, tell=quiet)[0])
-        for tiles in (False, True)
+        only_mask(picture, tmp_path / name, inference=how)
+        for name, how in (("resized", Inference()), ("cut", Inference(tiles=True)))
     )
     assert (resized != cut).any()
-    whole = mask_of(predict(fresh_model(), picture, tmp_path / "24", tiles=True, tile_size=24, tell=quiet)[0])
+    whole = only_mask(picture, tmp_path / "24", inference=Inference(tiles=True, tile_size=24))
     assert 0.9 < (cut == whole).mean() < 1  # a tile's border sees less of its surroundings
 
 
@@ -180,7 +186,7 @@ def test_pictures_are_converted_as_in_training(channels: int, wide: bool, tmp_pa
     colour = save(tmp_path / "colour.png", regions(16, 16, 3))
     grey = save(tmp_path / "grey.png", np.asarray(Image.open(colour).convert("L")))
     trained = fresh_model(2, channels, wide=wide)
-    a, b = (mask_of(predict(trained, path, tmp_path / "out", tell=quiet)[0]) for path in (colour, grey))
+    a, b = (only_mask(path, tmp_path / "out", trained=trained) for path in (colour, grey))
     seen = np.asarray(Image.open(grey))[..., None].repeat(channels, 2)
     logits = trained.logits(np.stack([seen.astype(np.uint16) * 257 if wide else seen]), trained.normalizer())
     assert np.array_equal(b, logits.numpy()[0].argmax(0))
@@ -212,7 +218,7 @@ def test_one_unreadable_picture_does_not_stop_the_others(tiles: bool, tmp_path: 
     (tmp_path / "in" / "b.png").write_bytes(b"no picture")
     told: list[str] = []
     with pytest.raises(DataError, match=r"in/b\.png: cannot be read .*; 2 of 3 pictures are done"):
-        predict(fresh_model(), tmp_path / "in", tmp_path / "out", tiles=tiles, tell=told.append)
+        predict(fresh_model(), tmp_path / "in", tmp_path / "out", inference=Inference(tiles=tiles), tell=told.append)
     assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == ["a.png", "c.png"]
     assert sum("b.png: cannot be read" in line for line in told) == 1
 
@@ -239,8 +245,9 @@ def test_spares_what_is_there(tmp_path: Path) -> None:
 
 
 OUT_OF_RANGE = {
-    "overlap must be from 0 to below 1, got 1": {"tiles": True, "overlap": 1},
-    "overlap must be from 0 to below 1, got nan": {"tiles": True, "overlap": float("nan")},
+    "overlap must come with tiles and be from 0 to below 1, got 0.5": {"overlap": 0.5},
+    "be from 0 to below 1, got 1": {"tiles": True, "overlap": 1},
+    "be from 0 to below 1, got nan": {"tiles": True, "overlap": float("nan")},
     "tile_size must come with tiles and be from 4 to 8192 here, got 3": {"tiles": True, "tile_size": 3},
     "from 4 to 8192 here, got 1000000": {"tiles": True, "tile_size": 1000000},
     "tile_size must come with tiles": {"tile_size": 16},
@@ -252,7 +259,7 @@ OUT_OF_RANGE = {
 def test_refuses_what_is_out_of_range(says: str, tmp_path: Path) -> None:
     picture = save(tmp_path / "a.png", regions(16, 16, 3))
     with pytest.raises(Refused, match=says):
-        predict(fresh_model(depth=2), picture, tmp_path / "out", **OUT_OF_RANGE[says])  # type: ignore[arg-type]
+        predict(fresh_model(depth=2), picture, tmp_path / "out", inference=Inference(**OUT_OF_RANGE[says]))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 
@@ -275,3 +282,20 @@ def test_refuses(tmp_path: Path) -> None:
     replace(trained, card={**trained.card, "data": {}}).save(tmp_path / "bare.h5")
     with pytest.raises(ModelFileError, match="size"):
         Trained.load(tmp_path / "bare.h5")
+
+
+def test_what_a_mask_holds_is_counted(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "sub" / "a.png", regions(23, 19, 3))
+    told: list[str] = []
+    ((path, pixels),) = predict(fresh_model(), tmp_path / "in", tmp_path / "out", tell=told.append).items()
+    mask = mask_of(path)
+    assert pixels == {"class 0": int((mask == 0).sum()), "class 1": int((mask == 1).sum())}
+    assert told == [f"{tmp_path / 'in/sub/a.png'}: class 0 {(mask == 0).mean():.1%}, class 1 {(mask == 1).mean():.1%}"]
+
+
+def test_16_bit_pictures_are_shown_in_their_own_range(tmp_path: Path) -> None:
+    """A camera of 12 bits fills a sixteenth of 16; the overlay must not be black."""
+    picture = save(tmp_path / "a.png", regions(16, 16).astype(np.uint16) * 16)
+    only_mask(picture, tmp_path / "out")
+    with Image.open(tmp_path / "out" / "overlays" / "a.png") as shown:
+        assert np.asarray(shown).max() > 200

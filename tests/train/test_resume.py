@@ -93,6 +93,28 @@ def test_stopped_after_every_step_ends_with_the_same_bits(case: str, tmp_path: P
     assert ("average/n_averaged" in arrays(run / "last.h5")) == (case == "adam")
 
 
+class Killed(Quiet):
+    """Ends as nothing that is caught would, in the middle of an epoch."""
+
+    def step(self, done: int, images_per_second: float) -> None:
+        if done == 4:
+            raise SystemExit
+
+
+def test_a_kill_loses_what_came_after_the_last_save(tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    config = replace(CASES["sgd"], checkpoint_seconds=0.0)
+    train(replace(config, out=str(whole)), Quiet())
+    with pytest.raises(SystemExit):
+        train(replace(config, out=str(run)), Killed())
+    progress = io.load_model(run / "last.h5").progress or {}
+    assert (progress["epoch"], progress["step"], progress["position"]) == (1, 3, 2)
+    resume(run, Quiet())
+    ours, theirs = arrays(whole / "last.h5"), arrays(run / "last.h5")
+    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    assert table(whole) == table(run)
+
+
 def test_refuses_another_batch(tmp_path: Path) -> None:
     config = replace(TINY, out=str(tmp_path / "run"))
     with pytest.raises(KeyboardInterrupt):

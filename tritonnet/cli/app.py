@@ -22,7 +22,7 @@ from tritonnet.io import FileError
 from tritonnet.io import inspect as inspect_file
 from tritonnet.kernels.fault import Fault
 from tritonnet.kernels.runtime import INTERPRET, Refused, refuse
-from tritonnet.train import Config, Run, Trained
+from tritonnet.train import Config, Inference, Run, Trained
 from tritonnet.train import evaluate as evaluate_model
 from tritonnet.train import predict as predict_pictures
 from tritonnet.train import resume as resume_run
@@ -111,15 +111,9 @@ def train(
     val: Annotated[str | None, option("val", "auto")] = None,
     out: Annotated[str | None, option("out", "")] = None,
     resume: Annotated[
-        Path | None,
-        typer.Option(help="go on with a stopped run folder; leave the other options out, its config.toml has them"),
+        Path | None, ask("go on with a stopped run folder; its config.toml has the other options")
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML file of defaults, such as a run's config.toml; options given here win", show_default=False
-        ),
-    ] = None,
+    config: Annotated[Path | None, ask("TOML file of defaults, such as a run's config.toml; options here win")] = None,
     base_channels: Annotated[int | None, option("base_channels", "64")] = None,
     depth: Annotated[int | None, option("depth", "4; resunet 3")] = None,
     upsample: Annotated[str | None, option("upsample", "transposed")] = None,
@@ -199,6 +193,11 @@ def _finish(run: Run) -> None:
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="best.h5 or last.h5 of a run folder", show_default=False)
 ]
+Tiles = Annotated[bool, ask("overlapping tiles at full resolution, instead of resizing", "--tiles")]
+TileSize = Annotated[int | None, ask("side of a tile in pixels [default: the size trained at]")]
+Overlap = Annotated[float | None, ask("of tiles side by side, from 0 to below 1 [default: 0.25]")]
+Tta = Annotated[str, typer.Option(help="none, or flips: the mean over the image and its mirror images")]
+Json = Annotated[bool, ask("print one JSON object in place of the text", "--json")]
 
 
 @app.command()
@@ -207,13 +206,18 @@ def evaluate(
     data: Annotated[str, ask("folder as for train [default: the data it was trained on]")] = "",
     split: Annotated[str, typer.Option(help="val, train, test (where the data has one) or all")] = "val",
     val: Annotated[str, ask("which images validate, as for train [default: as in its run]")] = "",
-    batch_size: Annotated[int, typer.Option(help="images at a time", min=1)] = 16,
+    tiles: Tiles = False,
+    tile_size: TileSize = None,
+    overlap: Overlap = None,
+    tta: Tta = "none",
+    batch_size: Annotated[int, typer.Option(help="images or tiles at a time", min=1)] = 16,
     out: Annotated[Path | None, ask("folder for confusion_matrix.png, worst_1.png ... and best_1.png ...")] = None,
-    as_json: Annotated[bool, ask("print one JSON object in place of the table", "--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Score a trained network: IoU, Dice, precision, recall and pixel accuracy from one confusion matrix over all images.
 
-    Images and masks are resized to the size the network was trained at, and scored there.
+    Images and masks are resized to the size the network was trained at, and scored there; with `--tiles` they are not.
+    `predict` with the same options finds the same.
 
     Examples:
     - `tritonnet evaluate runs/001/best.h5` on the validation images of its run
@@ -223,16 +227,19 @@ def evaluate(
     if out is not None:
         check_out(out)
     trained = Trained.load(model)
-    dataset, metrics = evaluate_model(trained, data, split=split, val=val, batch_size=batch_size)
+    inference = Inference(tiles, tile_size, overlap, tta, batch_size)
+    dataset, metrics = evaluate_model(trained, data, split=split, val=val, inference=inference)
     if out is not None:
-        write_pictures(out, trained, dataset, metrics)
+        write_pictures(out, trained, dataset, metrics, inference)
     if as_json:
-        text = json.dumps({"split": split, "size": dataset.size, "class_names": dataset.class_names, **asdict(metrics)})
+        about = {"split": split, "tiles": tiles, "size": inference.side(trained), "class_names": dataset.class_names}
+        text = json.dumps({**about, **asdict(metrics)})
         print(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=1))  # JSON knows no NaN
         return
     for note in dataset.notes:
         print(note)
-    print(f"{counted(len(metrics.image_iou), 'image')} of split {split}, scored at {dataset.size} x {dataset.size}")
+    at, side = "at full size in tiles of" if tiles else "at", inference.side(trained)
+    print(f"{counted(len(metrics.image_iou), 'image')} of split {split}, scored {at} {side} x {side}")
     print("\n".join(score_table(metrics, dataset.class_names)))
     for kind, names in zip(("worst", "best "), extremes(metrics), strict=True):
         print(f"{kind}  " + ", ".join(f"{name} {metrics.image_iou[name]:.4f}" for name in names))
@@ -245,12 +252,13 @@ def predict(
         Path, typer.Argument(metavar="PICTURES", help="a picture or a folder of pictures", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="folder for masks/ and overlays/")] = Path("predictions"),
-    tiles: Annotated[bool, ask("overlapping tiles at full resolution, instead of resizing", "--tiles")] = False,
-    tile_size: Annotated[int | None, ask("side of a tile in pixels [default: the size trained at]")] = None,
-    overlap: Annotated[float | None, ask("of tiles side by side, from 0 to below 1 [default: 0.25]")] = None,
-    tta: Annotated[str, typer.Option(help="none, or flips: the mean over the image and its mirror images")] = "none",
+    tiles: Tiles = False,
+    tile_size: TileSize = None,
+    overlap: Overlap = None,
+    tta: Tta = "none",
     probabilities: Annotated[Path | None, ask("HDF5 file to make, with each class's probability")] = None,
     batch_size: Annotated[int, typer.Option(help="pictures or tiles at a time", min=1)] = 16,
+    as_json: Json = False,
 ) -> None:
     """Mark every pixel of a picture, or of each picture in a folder and its sub-folders.
 
@@ -264,13 +272,12 @@ def predict(
     - `tritonnet predict runs/001/best.h5 holiday.jpg --out marked`
     - `tritonnet predict runs/001/best.h5 slides --tiles --overlap 0.5 --tta flips --probabilities slides.h5`
     """
-    if not tiles and overlap is not None:
-        refuse("predict", f"overlap goes with tiles, got {overlap}; add --tiles")
     masks = predict_pictures(
-        model, pictures, out, tiles=tiles, tile_size=tile_size, overlap=0.25 if overlap is None else overlap, tta=tta,
-        probabilities=probabilities, batch_size=batch_size,
+        model, pictures, out, inference=Inference(tiles, tile_size, overlap, tta, batch_size),
+        probabilities=probabilities, tell=lambda line: print(line, file=sys.stderr if as_json else sys.stdout),
     )  # fmt: skip
-    print(f"{counted(len(masks), 'mask')} in {out / 'masks'}, overlays in {out / 'overlays'}")
+    listed = json.dumps({str(path): pixels for path, pixels in masks.items()}, indent=1)
+    print(listed if as_json else f"{counted(len(masks), 'mask')} in {out / 'masks'}, overlays in {out / 'overlays'}")
 
 
 app.command()(networks.summary)

@@ -33,17 +33,10 @@ def lines() -> Iterator[tuple[str, str, bool]]:
         yield "GPU", "none: kernels run on Triton's interpreter, correct but slow", True
     else:
         properties = torch.cuda.get_device_properties(runtime.device())
-        memory = properties.total_memory / 2**30
-        yield (
-            "GPU",
-            f"{properties.name}, {runtime.arch()}, {memory:.0f} GiB, {runtime.multiprocessors()} multiprocessors",
-            True,
-        )
-        yield (
-            "bf16",
-            "yes" if torch.cuda.is_bf16_supported(including_emulation=False) else "no: training uses fp32",
-            True,
-        )
+        size = f"{properties.total_memory / 2**30:.0f} GiB, {runtime.multiprocessors()} multiprocessors"
+        yield "GPU", f"{properties.name}, {runtime.arch()}, {size}", True
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        yield "bf16", "yes" if bf16 else "no: training uses fp32", True
     yield "kernel", *_check_a_kernel()
 
 

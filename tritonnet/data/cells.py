@@ -45,8 +45,9 @@ class Cells(Dataset):
         )  # fmt: skip
         self.seed = seed
 
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return _picture(self.size, self.seed, index)
+    def read(self, index: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """As in `Dataset`."""
+        return _picture(size or self.size, self.seed, index)
 
 
 def _picture(size: int, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:

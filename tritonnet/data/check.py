@@ -10,7 +10,7 @@ from tritonnet.data.dataset import Dataset, attempt, each
 from tritonnet.data.folder import Files, examine, make_dataset
 from tritonnet.data.hdf5 import open_hdf5
 from tritonnet.data.image import load_image
-from tritonnet.data.mapping import percent
+from tritonnet.data.mapping import default_names, percent
 
 __all__ = ["check"]
 
@@ -40,7 +40,10 @@ def check(root: str | Path, size: int, val: str | None = None) -> tuple[list[str
     lines = _files_report(files)
     names = [image.name for image in images]
     if files.faults:
-        return [*lines, *_equal(names, hashes, {}), *(f"warning: {line}" for line in files.warnings)], files.faults
+        taken = files.masks
+        lines += [*_equal(names, hashes, {}), *(f"warning: {line}" for line in files.warnings)]
+        lines += taken.notes(default_names(taken.mapping.num_classes), range(len(taken.pixels))) if taken else []
+        return lines, files.faults
     dataset = make_dataset(files, size, val, 3, 0)
     return [*lines, *_equal(names, hashes, dataset.splits), *dataset.notes], []
 

@@ -50,7 +50,7 @@ def attempt(work: Callable[[Any], Any], items: Sequence[Any], faults: list[str])
 
 
 class Dataset:
-    """Images and masks of one size, by index. `_read` and `original` are what a kind of dataset has of its own.
+    """Images and masks of one size, by index. `read` is what a kind of dataset has of its own.
 
     Args:
         names: one a sample, in the dataset's order.
@@ -117,7 +117,7 @@ class Dataset:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        image, mask = self._read(index)
+        image, mask = self.read(index, self.size)
         image.flags.writeable = mask.flags.writeable = False
         with self._lock:
             if index not in self._kept and image.nbytes + mask.nbytes <= self._room:
@@ -133,8 +133,8 @@ class Dataset:
             "mask_mapping": self.mapping.to_json(),
         }  # fmt: skip
 
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Make the sample; own arrays."""
+    def read(self, index: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """The same in arrays of its own, of another side or (None) as large as it is stored: (H, W, channels) and (H, W)."""
         raise NotImplementedError
 
 

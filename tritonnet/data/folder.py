@@ -29,7 +29,7 @@ from tritonnet.data.dataset import (
     read_names,
     split,
     split_beside_test,
-)
+)  # fmt: skip
 from tritonnet.data.hdf5 import open_hdf5
 from tritonnet.data.image import (
     PICTURES,
@@ -58,10 +58,11 @@ class FolderDataset(Dataset):
         self.images = tuple(images)
         self.masks = tuple(masks)
 
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        image = load_image(self.images[index], self.size, channels=self.channels, wide=self.wide)
+    def read(self, index: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """As in `Dataset`."""
+        image = load_image(self.images[index], size, channels=self.channels, wide=self.wide)
         raw = read_mask(self.masks[index], coloured=self.mapping.rule == "colours").values
-        return image, resize_mask(self.mapping.apply(raw, str(self.masks[index])), self.size)
+        return image, resize_mask(self.mapping.apply(raw, str(self.masks[index])), size)
 
 
 class Pair(NamedTuple):
@@ -209,7 +210,8 @@ def make_dataset(files: Files, size: int, val: str | None, channels: int, cache_
             splits = split_beside_test(names, val, test)
     else:
         splits = split(names, val or "every:5")
-    notes += [f"{len(names)} images: " + ", ".join(f"{len(chosen)} {part}" for part, chosen in splits.items())]
+    divided = ", ".join(f"{len(chosen)} {part}" for part, chosen in splits.items() if chosen)
+    notes += [f"{len(names)} images: {divided}"]
     notes += [f"warning: {line}" for line in files.warnings] + files.masks.notes(class_names, splits["train"])
     return FolderDataset(
         images, [pair.mask for pair in files.pairs], size=size, channels=channels, class_names=class_names,

@@ -40,9 +40,10 @@ class Hdf5Dataset(Dataset):
         super().__init__(**about)
         self._images, self._masks, self._stored = images, masks, stored
 
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        image = fit_image(_at(self._images, index), self.size, channels=self.channels, wide=self.wide)
-        return image, resize_mask(self._stored.apply(_at(self._masks, index), _say(self._masks, index)), self.size)
+    def read(self, index: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """As in `Dataset`."""
+        image = fit_image(_at(self._images, index), size, channels=self.channels, wide=self.wide)
+        return image, resize_mask(self._stored.apply(_at(self._masks, index), _say(self._masks, index)), size)
 
 
 def _say(member: h5py.Dataset, index: int) -> str:

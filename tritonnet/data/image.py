@@ -2,9 +2,10 @@
 
 PNG, JPEG, TIFF (one page), GIF (first frame) and BMP, recognised by content, so a GIF named `.jpg` opens. The EXIF
 orientation is applied. Transparent pixels are shown over black, as a viewer would, since the colours hidden under them
-are arbitrary. 16-bit grey PNG and TIFF keep their 16 bits; Pillow hands 16-bit colours over as 8 bits.
+are arbitrary. 16-bit PNG and TIFF keep their 16 bits, grey or coloured.
 """
 
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,9 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP")
 _CLUTTER = ("thumbs.db", "desktop.ini")  # what file managers leave behind
 _ROTATES = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _WIDE = ("I;16", "I;16B", "I;16L", "I")  # older Pillow opens a 16-bit grey PNG as I
+# Of 16-bit colours Pillow hands over the high bytes; asked for the other byte order, the low ones.
+_OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+_DEEP = ("RGB;16", "RGBX;16", "RGBA;16")
 
 
 class DataError(FileError):
@@ -68,7 +72,10 @@ def _is_clutter(path: Path) -> bool:
 
 
 class Header(NamedTuple):
-    """From a file's first bytes: (width, height) once upright, EXIF orientation 1 to 8, Pillow's format and mode."""
+    """From a file's first bytes: (width, height) once upright, EXIF orientation 1 to 8, Pillow's format and mode.
+
+    For 16-bit colours, which Pillow has no mode for, `mode` is how the file holds them, such as RGB;16B.
+    """
 
     size: tuple[int, int]
     orientation: int
@@ -79,7 +86,7 @@ class Header(NamedTuple):
     @property
     def wide(self) -> bool:
         """16 bits a value."""
-        return self.mode in _WIDE
+        return self.mode == "I" or ";16" in self.mode
 
 
 def image_header(path: Path) -> Header:
@@ -92,7 +99,7 @@ def image_header(path: Path) -> Header:
         turn = _orientation(picture)
         size = picture.size[::-1] if turn in _ROTATES else picture.size
         lossy = picture.format in ("JPEG", "MPO") or picture.info.get("compression") == "jpeg"
-        return Header(size, turn, str(picture.format), picture.mode, lossy)
+        return Header(size, turn, str(picture.format), _mode(picture), lossy)
 
 
 def load_image(path: str | Path, size: int | None = None, *, channels: int = 3, wide: bool = False) -> np.ndarray:
@@ -110,9 +117,12 @@ def load_image(path: str | Path, size: int | None = None, *, channels: int = 3, 
     Raises:
         DataError: the file cannot be read as a picture.
     """
-    picture = _read(Path(path))
+    path = Path(path)
+    picture = _read(path)
     if picture.mode in _WIDE:
         values = np.asarray(picture).astype(np.uint16)
+    elif image_header(path).wide:
+        values = _deep_colours(path, picture)
     else:
         values = np.asarray(picture.convert("L") if picture.mode in ("1", "L") else _over_black(picture))
     return fit_image(values, size, channels=channels, wide=wide)
@@ -177,6 +187,8 @@ def read_mask(path: str | Path, *, coloured: bool = False) -> RawMask:
         if coloured:
             raise DataError(f"{path}: has 16 bits a value while other masks are coded by colours; save all in one way")
         return RawMask(np.asarray(picture).astype(np.int32))
+    if image_header(path).wide and (_deep_colours(path, picture) % 257).any():
+        raise DataError(f"{path}: has colours of 16 bits that 8 cannot hold; save the mask with 8 bits a value")
     if picture.mode in ("P", "PA") and not coloured:
         # "PA" holds (index, alpha) pairs
         index = np.asarray(picture) if picture.mode == "P" else np.asarray(picture)[:, :, 0]
@@ -196,9 +208,9 @@ def read_mask(path: str | Path, *, coloured: bool = False) -> RawMask:
     return RawMask(values @ np.array([65536, 256, 1], np.int32), None, True)
 
 
-def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Nearest neighbour: (H, W) uint8 -> (size, size) uint8."""
-    if mask.shape == (size, size):
+def resize_mask(mask: np.ndarray, size: int | None) -> np.ndarray:
+    """Nearest neighbour: (H, W) uint8 -> (size, size) uint8; None keeps its size."""
+    if size is None or mask.shape == (size, size):
         return mask
     return np.array(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
 
@@ -218,11 +230,28 @@ def _open(path: Path) -> Image.Image:
     return picture
 
 
-def _read(path: Path) -> Image.Image:
-    """Decode fully, apply the EXIF orientation."""
+def _mode(picture: Image.Image) -> str:
+    """As in `Header`; to be asked before the pixels are loaded."""
+    tags = getattr(picture, "tag_v2", {})
+    if picture.mode not in _WIDE and tags.get(284) == 2 and 16 in tags.get(258, ()):  # Pillow scrambles or cuts them
+        return "planes;16"
+    raw: Any = picture.tile[0].args if picture.tile else ""  # type: ignore[attr-defined]
+    raw = raw if isinstance(raw, str) else str(raw[0]) if raw else ""
+    return raw if picture.mode not in _WIDE and raw[-4:-1] == ";16" else picture.mode
+
+
+def _read(path: Path, *, low_bytes: bool = False) -> Image.Image:
+    """Decode fully, apply the EXIF orientation. Of 16-bit colours the high bytes, or the low ones."""
     with _open(path) as picture:
         try:
-            turn = _orientation(picture)
+            turn, mode = _orientation(picture), _mode(picture)
+            if picture.mode not in _WIDE and ";16" in mode and mode[:-1] not in _DEEP:
+                raise DataError(f"16-bit colours are read as RGB or RGBA, pixel by pixel, not as {mode}")
+            if low_bytes:
+                for i, tile in enumerate(picture.tile):  # type: ignore[attr-defined]
+                    other = mode[:-1] + _OTHER_ORDER[mode[-1]]
+                    args = other if isinstance(tile.args, str) else (other, *tile.args[1:])
+                    picture.tile[i] = tile._replace(args=args)  # type: ignore[attr-defined]
             # Pillow turns a TIFF itself while loading, and scrambles uncompressed ones
             if picture.format == "TIFF" and turn != 1:
                 raise DataError("TIFF orientation must be 1")
@@ -233,6 +262,15 @@ def _read(path: Path) -> Image.Image:
             return picture if turn == 1 else ImageOps.exif_transpose(picture)
         except Exception as error:
             raise DataError(f"{path}: cannot be decoded ({_line(error)}); save it anew or remove it") from None
+
+
+def _deep_colours(path: Path, high: Image.Image) -> np.ndarray:
+    """A picture of 16-bit colours over black: (H, W, 3) uint16."""
+    low = _read(path, low_bytes=True)
+    values: np.ndarray = np.asarray(high) * np.uint16(256) + np.asarray(low)
+    if values.shape[2] == 4:
+        values = np.rint(values[:, :, :3] * (values[:, :, 3:] / 65535)).astype(np.uint16)
+    return values
 
 
 def _line(error: Exception) -> str:

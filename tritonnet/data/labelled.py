@@ -91,11 +91,8 @@ def _read_idx(file: Path, rank: int) -> np.ndarray:
             if magic != 8 * 256 + rank:
                 raise ValueError(f"its magic number must be {8 * 256 + rank}, got {magic}")
             size = math.prod(shape)
-            content = (
-                stream.read(size + 1)
-                if size <= os.path.getsize(file) * (untrusted.GZIP_RATIO if packed else 1)
-                else b""
-            )
+            most = os.path.getsize(file) * (untrusted.GZIP_RATIO if packed else 1)
+            content = stream.read(size + 1) if size <= most else b""
             if len(content) != size or size == 0:
                 raise ValueError(f"its header claims {size} bytes, which it does not hold")
     except (OSError, EOFError, ValueError, zlib.error) as error:

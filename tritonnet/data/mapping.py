@@ -26,15 +26,8 @@ import numpy as np
 from tritonnet.data.image import DataError
 
 __all__ = [
-    "IGNORE",
-    "MaskMapping",
-    "default_names",
-    "default_palette",
-    "infer_colours",
-    "infer_mapping",
-    "percent",
-    "rgb",
-]
+    "IGNORE", "MaskMapping", "default_names", "default_palette", "infer_colours", "infer_mapping", "percent", "rgb",
+]  # fmt: skip
 
 IGNORE = 255  # the class of pixels that neither train nor count
 _UNKNOWN = -1

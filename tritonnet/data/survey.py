@@ -143,6 +143,12 @@ def _warnings(mapping: MaskMapping, masks: Sequence[Histogram], by_class: np.nda
     empty = [name for name, row in zip(names, by_class, strict=True) if not row[1:IGNORE].any()]
     if empty:
         found.append(f"{len(empty)} of {len(names)} masks mark nothing (such as {empty[0]})")
+    ignored = [name for name, row in zip(names, by_class, strict=True) if row[IGNORE] and not row[1:IGNORE].any()]
+    if ignored:
+        found.append(
+            f"{len(ignored)} of {len(names)} masks hold 255 and no class but 0 (such as {ignored[0]}): 255 is ignored here; "
+            "if it marks objects, write it as others do: 1"
+        )
     lost = [mask.name for mask in masks if mask.vanishes]
     if lost:
         found.append(f"{len(lost)} masks hold one value alone at this size (such as {lost[0]}): choose a larger --size")

@@ -77,7 +77,7 @@ HELP = {
     "val": "which images validate: every:5, a fraction such as 0.2, a split file; auto: the data's own, else every:5",
     "cells": "how many images are made when no data is given",
     "max_seconds": "stop this long after the first step; 0: never. The learning rate then follows the clock",
-    "checkpoint_seconds": "save best.h5 and last.h5 at an epoch's end at most this often",
+    "checkpoint_seconds": "save best.h5 and last.h5 this often, within an epoch too: what a kill or a power cut can cost",
 }  # what each field means; written into config.toml and shown by --help
 
 
@@ -145,7 +145,7 @@ class Config:
     val: str = "auto"
     cells: int = 500
     max_seconds: float = 0.0
-    checkpoint_seconds: float = 20.0
+    checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -173,6 +173,8 @@ class Config:
         Augmentation.parse(self.augment)
         parse_loss(self.loss)
         parse_weights(self.class_weights)
+        if self.class_weights and all(name == "dice" for _, name, _ in parse_loss(self.loss)):
+            refuse("config", f"class_weights must come with another loss beside dice, got {self.loss}")
 
     @classmethod
     def for_machine(cls, **chosen: Any) -> "Config":
@@ -193,11 +195,8 @@ class Config:
         """Write every field as TOML, each with its meaning as a comment."""
         lines = ["# A training run of tritonnet. Go on with it, when it was stopped: tritonnet train --resume RUN"]
         for name, value in asdict(self).items():
-            lines += [
-                "",
-                f"# {HELP[name]}",
-                f"{name} = {json.dumps(value, ensure_ascii=False)}",
-            ]  # TOML writes these types as JSON does
+            # TOML writes these types as JSON does
+            lines += ["", f"# {HELP[name]}", f"{name} = {json.dumps(value, ensure_ascii=False)}"]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     @classmethod

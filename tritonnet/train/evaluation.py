@@ -5,18 +5,20 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tritonnet.autograd import Tensor, precision
 from tritonnet.data import IGNORE, Cells, DataError, Dataset, Loader, open_dataset
 from tritonnet.kernels import runtime
+from tritonnet.kernels.confusion_matrix import confusion_matrix
 from tritonnet.models import Segmenter
 from tritonnet.train.batches import Normalizer, to_device
 from tritonnet.train.config import Config
 from tritonnet.train.metrics import Metrics
 from tritonnet.train.objective import Objective
 from tritonnet.train.pictures import draw_confusion
-from tritonnet.train.prediction import write_samples
+from tritonnet.train.prediction import RESIZED, Inference, write_samples
 from tritonnet.train.trained import Trained
 
 __all__ = ["check_some_pixel_counts", "evaluate", "extremes", "open_data", "score", "write_pictures"]
@@ -86,22 +88,24 @@ def score(
 
 
 def evaluate(
-    model: Trained | str | Path, data: str = "", *, split: str = "val", val: str = "", batch_size: int = 16
+    model: Trained | str | Path, data: str = "", *, split: str = "val", val: str = "", inference: Inference = RESIZED
 ) -> tuple[Dataset, Metrics]:
-    """Score a trained network on a split of some images, resized to the size it was trained at.
+    """Score a trained network on a split of some images, resized to the size it was trained at, or in tiles.
 
     Args:
         model: a model file, or what `Trained.load` made of one.
         data: a folder as for training; empty: the data it was trained on.
         split: "val", "train", "test" where the data has one, or "all".
         val: which images validate, as for training; empty: as in the model's own run.
-        batch_size: images at a time.
+        inference: as for `predict`, whose masks are scored: with tiles at the images' own sizes. With tiles or flips the
+            loss is NaN.
 
     Returns:
         The images and their pooled metrics, with each image's IoU and the mean of the loss that the network was trained for.
 
     Raises:
         DataError, ModelFileError: what is wrong with the files.
+        Refused: the tiles' side is out of range.
     """
     trained = model if isinstance(model, Trained) else Trained.load(model)
     run = trained.card["run"]
@@ -112,12 +116,26 @@ def evaluate(
     if not splits.get(split):
         raise DataError(f"split must be one of {', '.join(name for name in splits if splits[name])}, got {split!r}")
     check_some_pixel_counts(dataset, splits[split], config.data or "made cells")
-    normalizer = trained.normalizer(dataset.scale)
+    if not inference.plain:
+        return dataset, _score_masks(trained, dataset, splits[split], inference)
     with precision(trained.precision):
-        loader = Loader(dataset, splits[split], batch_size, shuffle=False)
+        loader = Loader(dataset, splits[split], inference.batch_size, shuffle=False)
         objective = Objective(trained.outputs, run.get("loss", "ce"), run.get("class_weights", ""))
-        loss, metrics = score(trained.network, normalizer, loader, objective, each=True)
+        loss, metrics = score(trained.network, trained.normalizer(dataset.scale), loader, objective, each=True)
     return dataset, replace(metrics, loss=loss)
+
+
+def _score_masks(trained: Trained, dataset: Dataset, indices: Sequence[int], inference: Inference) -> Metrics:
+    """The metrics of masks as `predict` makes them."""
+    objective, image_iou = Objective(trained.outputs), {}
+    matrix = objective.matrix()
+    for index in indices:
+        _, truth, found = inference.sample(trained, dataset, index)
+        own, (prediction, target) = objective.matrix(), (to_device(np.stack([mask])) for mask in (found, truth))
+        for counts in (own, matrix):
+            confusion_matrix(prediction, target, counts.data, ignore_index=IGNORE)
+        image_iou[dataset.names[index]] = Metrics.from_matrix(own.numpy().tolist()).iou
+    return replace(Metrics.from_matrix(matrix.numpy().tolist()), image_iou=image_iou)
 
 
 def _open_known(config: Config, trained: Trained) -> Dataset:
@@ -155,7 +173,9 @@ def extremes(metrics: Metrics) -> tuple[list[str], list[str]]:
     return ranked[:few], ranked[::-1][:few]
 
 
-def write_pictures(folder: Path, trained: Trained, dataset: Dataset, metrics: Metrics) -> None:
+def write_pictures(
+    folder: Path, trained: Trained, dataset: Dataset, metrics: Metrics, inference: Inference = RESIZED
+) -> None:
     """Write confusion_matrix.png, and image, truth and prediction side by side as worst_1.png ... and best_1.png ..."""
     folder.mkdir(parents=True, exist_ok=True)
     draw_confusion(folder / "confusion_matrix.png", metrics.matrix, dataset.class_names)
@@ -164,4 +184,6 @@ def write_pictures(folder: Path, trained: Trained, dataset: Dataset, metrics: Me
             (folder / f"{kind}_{i + 1}.png").unlink(missing_ok=True)
         indices = [dataset.names.index(name) for name in names]
         if indices:
-            write_samples(folder, trained, dataset, indices, [f"{kind}_{i + 1}" for i in range(len(indices))])
+            write_samples(
+                folder, trained, dataset, indices, [f"{kind}_{i + 1}" for i in range(len(indices))], inference
+            )

@@ -14,10 +14,8 @@ from tritonnet.train.config import Config
 __all__ = ["initialise", "network_of"]
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    ".pth": io.load_pth,
-    ".pt": io.load_pth,
-    ".safetensors": io.load_safetensors,
-}
+    ".pth": io.load_pth, ".pt": io.load_pth, ".safetensors": io.load_safetensors,
+}  # fmt: skip
 
 
 def network_of(path: str | Path) -> dict[str, Any]:

@@ -6,10 +6,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ["contact_sheet", "draw_confusion", "draw_curves", "overlay", "save_mask", "side_by_side"]
+__all__ = ["contact_sheet", "draw_confusion", "draw_curves", "overlay", "save_mask", "shown", "side_by_side"]
 
 IGNORED = (128, 128, 128)
 SIDE = 256  # a sample's pictures are at least this wide
+
+
+def shown(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, 1 or 3) as (H, W, 3) uint8; 16-bit ones are stretched to their range, which is often a part of 16 bits."""
+    if image.dtype != np.uint8:
+        low, high = int(image.min()), int(image.max())
+        image = ((image - low) / max(high - low, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 
 def save_mask(path: Path, mask: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
@@ -32,8 +40,8 @@ def _coloured(mask: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
 def overlay(
     image: np.ndarray, mask: np.ndarray, palette: Sequence[Sequence[int]], strength: float = 0.45
 ) -> Image.Image:
-    """The (H, W, 3) uint8 image with every class but 0 tinted in its colour; `strength` from 0 to 1."""
-    picture = Image.fromarray(np.ascontiguousarray(image))
+    """The image with every class but 0 tinted in its colour; `strength` from 0 to 1."""
+    picture = Image.fromarray(shown(image))
     tinted = Image.blend(picture, Image.fromarray(_coloured(mask, palette)), strength)
     return Image.composite(tinted, picture, Image.fromarray(mask > 0))
 
@@ -42,7 +50,7 @@ def contact_sheet(tiles: Sequence[tuple[str, np.ndarray, np.ndarray]], palette: 
     """Images with their masks outlined, ignored pixels greyed, in rows of up to 6.
 
     Args:
-        tiles: (title, (S, S, 1 or 3) image, (S, S) uint8 class ids) of each; 16-bit images are stretched to their range.
+        tiles: (title, (S, S, 1 or 3) image, (S, S) uint8 class ids) of each.
         palette: a colour a class.
     """
     side, title = tiles[0][1].shape[0], 16
@@ -52,10 +60,7 @@ def contact_sheet(tiles: Sequence[tuple[str, np.ndarray, np.ndarray]], palette: 
     draw = ImageDraw.Draw(sheet)
     for place, (name, image, mask) in enumerate(tiles):
         x, y = 6 + place % columns * step, 6 + place // columns * (step + title)
-        if image.dtype != np.uint8:
-            low, high = int(image.min()), int(image.max())
-            image = ((image - low) / max(high - low, 1) * 255).astype(np.uint8)
-        pixels, ids = (np.repeat(np.repeat(array, zoom, 0), zoom, 1) for array in (image, mask))
+        pixels, ids = (np.repeat(np.repeat(array, zoom, 0), zoom, 1) for array in (shown(image), mask))
         edge = np.zeros(ids.shape, bool)
         down, right = ids[1:] != ids[:-1], ids[:, 1:] != ids[:, :-1]
         for inner, differs in ((edge[1:], down), (edge[:-1], down), (edge[:, 1:], right), (edge[:, :-1], right)):
@@ -77,11 +82,11 @@ def side_by_side(
     wide, high, title = width * zoom, height * zoom, 18
     sheet = Image.new("RGB", (3 * wide + 16, high + title), "white")
     draw = ImageDraw.Draw(sheet)
-    pictures = (image, _coloured(truth, palette), _coloured(prediction, palette))
+    pictures = (shown(image), _coloured(truth, palette), _coloured(prediction, palette))
     for column, (name, pixels) in enumerate(zip(("image", "truth", f"prediction  {score}"), pictures, strict=True)):
         draw.text((column * (wide + 8) + 4, 3), name, fill="black")
-        shown = Image.fromarray(pixels).resize((wide, high), Image.Resampling.NEAREST)
-        sheet.paste(shown, (column * (wide + 8), title))
+        large = Image.fromarray(pixels).resize((wide, high), Image.Resampling.NEAREST)
+        sheet.paste(large, (column * (wide + 8), title))
     return sheet
 
 

@@ -12,6 +12,7 @@ does not depend on H. On the host lies one picture with its mask, and the S x S 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -24,16 +25,72 @@ from tritonnet.data.image import PICTURES, fit_image, image_header
 from tritonnet.kernels.argmax import argmax_fwd
 from tritonnet.kernels.runtime import refuse
 from tritonnet.nn import functional as F
+from tritonnet.train.batches import Normalizer
 from tritonnet.train.config import MOST
 from tritonnet.train.folder import check_out
 from tritonnet.train.metrics import Metrics
 from tritonnet.train.pictures import overlay, save_mask, side_by_side
-from tritonnet.train.tiling import flipped_mean, tiled
+from tritonnet.train.tiling import tiled
 from tritonnet.train.trained import Trained
 
-__all__ = ["masks", "predict", "write_samples"]
+__all__ = ["RESIZED", "Inference", "masks", "predict", "write_samples"]
 
 BAND = 256  # rows of a resized picture whose probabilities are computed at a time
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How `predict` and `evaluate` apply a network to pictures.
+
+    Args:
+        tiles: compute overlapping tiles at full resolution instead of resizing.
+        tile_size: side of a tile in pixels, from `trained.least` to 8192; None for the size trained at.
+        overlap: of neighbouring tiles, as a share of their side from 0 to below 1; None for 0.25.
+        tta: "flips" averages the probabilities of the image and its three mirror images; "none".
+        batch_size: resized pictures or tiles computed at a time, at least 1.
+
+    Raises:
+        Refused: a number or choice out of range, or what goes with tiles alone.
+    """
+
+    tiles: bool = False
+    tile_size: int | None = None
+    overlap: float | None = None
+    tta: str = "none"
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.overlap is not None and not (self.tiles and 0 <= self.overlap < 1):
+            refuse("inference", f"overlap must come with tiles and be from 0 to below 1, got {self.overlap}")
+        if self.tta not in ("none", "flips"):
+            refuse("inference", f"tta must be one of none, flips, got {self.tta!r}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the network's one result is all: logits, not averaged."""
+        return not self.tiles and self.tta == "none"
+
+    def side(self, trained: Trained) -> int:
+        """Of a tile, or of the square that a picture is resized to, in pixels."""
+        size, least, most = self.tile_size, trained.least, MOST["size"]
+        if size is not None and not (self.tiles and least <= size <= most):
+            refuse("inference", f"tile_size must come with tiles and be from {least} to {most} here, got {size}")
+        return size or trained.size
+
+    def bands(self, trained: Trained, image: np.ndarray, normalizer: Normalizer) -> Iterator[Tensor]:
+        """Class probabilities (see `tiled`) of an image of its own size, or of S x S pixels without tiles."""
+        overlap = 0.25 if self.overlap is None else self.overlap
+        return tiled(trained, image, normalizer, self.side(trained), overlap, self.tta == "flips", self.batch_size)
+
+    def sample(self, trained: Trained, dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image, true mask and the one of the likeliest classes: of their own size with tiles, else S x S."""
+        image, truth = dataset.read(index, None) if self.tiles else dataset.sample(index)
+        found = np.empty(truth.shape, np.uint8)
+        _fill(found, None, self.bands(trained, image, trained.normalizer(dataset.scale)), logits=False)
+        return image, truth, found
+
+
+RESIZED = Inference()
 
 
 def predict(
@@ -41,14 +98,10 @@ def predict(
     images: str | Path,
     out: str | Path,
     *,
-    tiles: bool = False,
-    tile_size: int | None = None,
-    overlap: float = 0.25,
-    tta: str = "none",
+    inference: Inference = RESIZED,
     probabilities: str | Path | None = None,
-    batch_size: int = 16,
     tell: Callable[[str], None] = print,
-) -> list[Path]:
+) -> dict[Path, dict[str, int]]:
     """Write a palette-PNG mask and an overlay for every picture, at the picture's own size.
 
     Args:
@@ -56,17 +109,13 @@ def predict(
         images: a picture, or a folder of pictures, its sub-folders included; a folder of folders, with `images` among
             them, means that one. Colours become grey (or grey colours) and 16 bits 8 (or the reverse), as in training.
         out: folder for `masks/<name>.png` (pixel value = class id) and `overlays/<name>.png`, in sub-folders as found.
-        tiles: compute overlapping tiles at full resolution instead of resizing.
-        tile_size: side of a tile in pixels, from `trained.least` to 8192; None for the size trained at.
-        overlap: of neighbouring tiles, as a share of their side from 0 to below 1.
-        tta: "flips" averages the probabilities of the image and its three mirror images; "none".
+        inference: resized or in tiles, averaged over mirror images or not.
         probabilities: an HDF5 file to make: for each picture a dataset (K, H, W) float32 of its mask's name, with the
             names of the K classes as its attribute `class_names`.
-        batch_size: resized pictures or tiles computed at a time, at least 1.
         tell: gets a line a picture, and a line for a file that is none.
 
     Returns:
-        The masks' paths.
+        How many pixels of each class a mask holds, by the mask's path.
 
     Raises:
         DataError, ModelFileError: what is wrong with the files. Pictures that cannot be read are named once all others
@@ -74,39 +123,32 @@ def predict(
         Refused: a number or choice out of range.
     """
     trained = model if isinstance(model, Trained) else Trained.load(model)
-    least, most = trained.least, MOST["size"]
-    if tile_size is not None and not (tiles and least <= tile_size <= most):
-        refuse("predict", f"tile_size must come with tiles and be from {least} to {most} here, got {tile_size}")
-    if not 0 <= overlap < 1:
-        refuse("predict", f"overlap must be from 0 to below 1, got {overlap}")
-    if tta not in ("none", "flips"):
-        refuse("predict", f"tta must be one of none, flips, got {tta!r}")
+    inference.side(trained)  # refuses one out of range before anything is written
     check_out(out)
     pictures = _find(Path(images), Path(out), tell)
     if probabilities is not None and (Path(probabilities).exists() or not Path(probabilities).parent.is_dir()):
         raise DataError(f"{probabilities}: must be a new file in a folder that is there, to hold the probabilities")
-    classes, tile, flips = trained.class_names, (tile_size or trained.size) if tiles else 0, tta == "flips"
-    written, failed = [], []
+    classes, written, failed = trained.class_names, {}, []
     for target in (Path(out) / kind / name for kind in ("masks", "overlays") for name in pictures):
         target.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(probabilities, "w-") if probabilities is not None else nullcontext() as file:
-        for name, found in _maps(trained, pictures, tile, overlap, flips, batch_size):
+        for name, found in _maps(trained, pictures, inference):
             if isinstance(found, DataError):
                 failed.append(found)
                 tell(str(found))
                 continue
-            shown, store = load_image(pictures[name]), None
-            mask = np.empty(shown.shape[:2], np.uint8)
+            seen, store = load_image(pictures[name], wide=image_header(pictures[name]).wide), None
+            mask = np.empty(seen.shape[:2], np.uint8)
             if file is not None:
                 store = file.create_dataset(name, (len(classes), *mask.shape), np.float32, compression=1, shuffle=True)
-                store.attrs["class_names"] = classes
-            _fill(mask, store, found, logits=not (tiles or flips))
+                store.attrs["class_names"] = np.array([c.encode() for c in classes])
+            _fill(mask, store, found, logits=inference.plain)
             # the mask last: one without its overlay is not of our making
-            overlay(shown, mask, trained.palette).save(Path(out) / "overlays" / name)
+            overlay(seen, mask, trained.palette).save(Path(out) / "overlays" / name)
             save_mask(Path(out) / "masks" / name, mask, trained.palette)
-            written.append(Path(out) / "masks" / name)
-            shares = np.bincount(mask.ravel(), minlength=len(classes)) / mask.size
-            tell(f"{pictures[name].name}: " + ", ".join(f"{c} {s:.1%}" for c, s in zip(classes, shares, strict=False)))
+            pixels = dict(zip(classes, np.bincount(mask.ravel(), minlength=len(classes)).tolist(), strict=True))
+            written[Path(out) / "masks" / name] = pixels
+            tell(f"{pictures[name]}: " + ", ".join(f"{c} {n / mask.size:.1%}" for c, n in pixels.items()))
     if failed:
         more = f" (so are {len(failed) - 1} more, named above)" if len(failed) > 1 else ""
         raise DataError(f"{failed[0]}{more}; {len(written)} of {len(pictures)} pictures are done")
@@ -165,11 +207,11 @@ def _find(path: Path, out: Path, tell: Callable[[str], None]) -> dict[str, Path]
 
 
 def _maps(
-    trained: Trained, pictures: Mapping[str, Path], tile: int, overlap: float, flips: bool, batch_size: int
+    trained: Trained, pictures: Mapping[str, Path], inference: Inference
 ) -> Iterator[tuple[str, Iterable[Tensor] | DataError]]:
     """Of each picture its logits (resized, no flips) or probabilities as bands from the top, or why it cannot be read."""
     normalizer, names = trained.normalizer(), [*pictures]
-    size, at_once = (None, 1) if tile else (trained.size, batch_size)
+    size, at_once = (None, 1) if inference.tiles else (trained.size, inference.batch_size)
     for start in range(0, len(names), at_once):
         seen: dict[str, np.ndarray] = {}
         for name in names[start : start + at_once]:
@@ -177,12 +219,12 @@ def _maps(
                 seen[name] = load_image(pictures[name], size, channels=trained.channels, wide=trained.wide)
             except DataError as error:
                 yield name, error
-        if tile:
+        if not inference.plain:
             for name, image in seen.items():
-                yield name, tiled(trained, image, normalizer, tile, overlap, flips, batch_size)
+                bands = inference.bands(trained, image, normalizer)
+                yield name, bands if inference.tiles else _bands(next(bands), image_header(pictures[name]).size[::-1])
         elif seen:
-            images = np.stack([*seen.values()])
-            maps = flipped_mean(trained, images, normalizer) if flips else trained.logits(images, normalizer)
+            maps = trained.logits(np.stack([*seen.values()]), normalizer)
             for i, name in enumerate(seen):
                 yield name, _bands(Tensor(maps.data[i : i + 1]), image_header(pictures[name]).size[::-1])
 
@@ -210,24 +252,26 @@ def _fill(mask: np.ndarray, store: h5py.Dataset | None, bands: Iterable[Tensor],
 
 
 def write_samples(
-    folder: Path, trained: Trained, dataset: Dataset, indices: Sequence[int], names: Sequence[str] = ()
-) -> bool:
+    folder: Path, trained: Trained, dataset: Dataset, indices: Sequence[int], names: Sequence[str] = (),
+    inference: Inference = RESIZED,
+) -> bool:  # fmt: skip
     """Draw image, truth and prediction side by side with the IoU printed, a PNG a sample.
 
     `names` are the files', without `.png`; by default those of the images. Returns whether anything but class 0 was found.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = names or [dataset.names[index] for index in indices]
-    pairs = [dataset.sample(index) for index in indices]
-    logits = trained.logits(np.stack([image for image, _ in pairs]), trained.normalizer(dataset.scale))
-    found = Tensor(argmax_fwd(logits.data, dtype=torch.uint8)).numpy()
-    for name, (image, truth), prediction in zip(names, pairs, found, strict=True):
-        counted = truth < len(trained.class_names)
-        classes = len(trained.class_names)
+    if inference.plain:
+        pairs = [dataset.sample(index) for index in indices]
+        logits = trained.logits(np.stack([image for image, _ in pairs]), trained.normalizer(dataset.scale))
+        found = Tensor(argmax_fwd(logits.data, dtype=torch.uint8)).numpy()
+        samples = [(*pair, mask) for pair, mask in zip(pairs, found, strict=True)]
+    else:
+        samples = [inference.sample(trained, dataset, index) for index in indices]
+    classes, names = len(trained.class_names), names or [dataset.names[index] for index in indices]
+    for name, (image, truth, prediction) in zip(names, samples, strict=True):
+        counted = truth < classes
         pixels = truth[counted].astype(np.int64) * classes + prediction[counted]
         matrix = np.bincount(pixels, minlength=classes * classes).reshape(classes, classes)
-        shown = image if image.dtype == np.uint8 else (image // 257).astype(np.uint8)
-        shown = np.broadcast_to(shown, (*shown.shape[:2], 3))
         score = f"IoU {Metrics.from_matrix(matrix.tolist()).iou:.3f}"
-        side_by_side(shown, truth, prediction, trained.palette, score).save(folder / f"{name}.png")
-    return bool(found.any())
+        side_by_side(image, truth, prediction, trained.palette, score).save(folder / f"{name}.png")
+    return any(prediction.any() for _, _, prediction in samples)

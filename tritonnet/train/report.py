@@ -38,8 +38,8 @@ def score_table(metrics: Metrics, names: tuple[str, ...]) -> list[str]:
     rows = [(name, *(f"{score:.4f}" for score in scores)) for name, *scores in zip(names, *columns, strict=True)]
     return [
         *("  ".join((row[0].ljust(wide), *(cell.rjust(9) for cell in row[1:]))) for row in (TITLES, *rows)),
-        f"iou {metrics.iou:.4f}  dice {metrics.dice:.4f}  pixel_accuracy {metrics.pixel_accuracy:.4f}  "
-        f"loss {metrics.loss:.4f}",
+        f"iou {metrics.iou:.4f}  dice {metrics.dice:.4f}  pixel_accuracy {metrics.pixel_accuracy:.4f}"
+        + (f"  loss {metrics.loss:.4f}" if metrics.loss == metrics.loss else ""),  # NaN: not computed
     ]
 
 

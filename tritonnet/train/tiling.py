@@ -25,7 +25,7 @@ from tritonnet.nn import functional as F
 from tritonnet.train.batches import Normalizer, to_device
 from tritonnet.train.trained import Trained
 
-__all__ = ["flipped_mean", "starts", "tiled", "weights"]
+__all__ = ["starts", "tiled", "weights"]
 
 FLIPS = ((False, False), (False, True), (True, False), (True, True))  # rows, columns
 
@@ -56,19 +56,6 @@ def _probabilities(
     for flip in FLIPS if flips else FLIPS[:1]:
         rows, columns = (slice(None, None, -1 if turned else 1) for turned in flip)
         yield F.softmax(trained.logits(images[:, rows, columns], normalizer), dim=1).data, flip
-
-
-def flipped_mean(trained: Trained, images: np.ndarray, normalizer: Normalizer) -> Tensor:
-    """Class probabilities averaged over the image and its three mirror images.
-
-    Shape: images (N, S, S, channels) uint8 or uint16 -> (N, K, S, S) float32.
-    """
-    n, h, w = images.shape[:3]
-    mean = runtime.zeros((n, h, w, len(trained.class_names)), torch.float32)
-    rows, columns = weights([0], h, 1 / len(FLIPS))[0], weights([0], w)[0]
-    for probabilities, flip in _probabilities(trained, images, True, normalizer):
-        blend(probabilities, mean, 0, 0, rows, columns, flip)
-    return Tensor(mean)
 
 
 def tiled(

@@ -113,6 +113,7 @@ class Training:
         self.rate = 0.0  # the learning rate of the last step
         self.clock: float | None = None  # when the first step was over
         self.before, self.start = 0.0, time.perf_counter()  # seconds of the run until it was stopped; the present start
+        self.saved = self.start
 
     # --- a step ---
 
@@ -225,7 +226,7 @@ class Training:
             f"{config.size} x {config.size}; run folder {self.folder.path}"
         )
         self.listener.begin(self.steps_done, config.epochs * len(self.loader), config.epochs, config.max_seconds)
-        self.start = time.perf_counter()
+        self.start = self.saved = time.perf_counter()
         try:
             with self.stop, precision(config.precision):
                 self.epochs()
@@ -250,7 +251,6 @@ class Training:
 
     def epochs(self) -> None:
         """Train epoch by epoch, until the last, the time limit, or the end of the patience."""
-        saved = self.start
         over = self.over()
         while not over:
             row = self.epoch(len(self.history))
@@ -266,11 +266,15 @@ class Training:
             self.folder.write_metrics(self.history)
             self.listener.epoch(row)
             over = self.over()
-            if over or time.perf_counter() - saved >= self.config.checkpoint_seconds:
-                checkpoint.save(self)
-                saved = time.perf_counter()
+            self.save(at_once=over)
             if not over:
                 self.stop.check()
+
+    def save(self, *, at_once: bool = False) -> None:
+        """Write best.h5 and last.h5, if it is time to."""
+        if at_once or time.perf_counter() - self.saved >= self.config.checkpoint_seconds:
+            checkpoint.save(self)
+            self.saved = time.perf_counter()
 
     def over(self) -> bool:
         """Whether no epoch is to follow."""
@@ -299,6 +303,7 @@ class Training:
             now = time.perf_counter()
             self.listener.step(self.steps_done, (self.position - taken) / (now - start))
             self.stop.check()
+            self.save()
             if now - looked > LOOK_SECONDS:
                 self.read_losses()
                 looked = time.perf_counter()
