@@ -16,7 +16,7 @@ import torch
 
 __all__ = [
     "INTERPRET", "Refused", "arch", "cdiv", "check_buffer", "check_dtype", "device", "empty", "flat", "image", "image_of",
-    "launch",    "logical", "multiprocessors", "next_power_of_2", "observing", "only", "pitch", "recording", "refuse", "zeros",
+    "launch", "logical", "multiprocessors", "next_power_of_2", "observing", "only", "pitch", "recording", "refuse", "zeros",
 ]  # fmt: skip
 
 notice = ""  # printed once, before the first launch
