@@ -180,8 +180,11 @@ class Tensor:
             seed = gradient.data if gradient.dtype == self.dtype else cast(gradient.data, self.dtype)
         function.backward(self, seed, retain_graph)
 
-    def changed(self) -> None:
-        """Count a change of the values: a backward through what was computed from the old ones is refused."""
+    def changed(self, low_is_fresh: bool = False) -> None:
+        """Count a change of the values: a backward through what was computed from the old ones is refused.
+
+        `low_is_fresh`: see `Parameter`.
+        """
         self.version += 1
 
     def detach(self) -> "Tensor":
@@ -235,35 +238,31 @@ class Tensor:
 class Parameter(Tensor):
     """A leaf that a module trains: float32, with a 16-bit copy for 16-bit precisions.
 
-    Whoever changes `data` in place calls `changed`; an optimizer that wrote `low` too says so.
+    Whoever changes `data` in place calls `changed`; an optimizer that wrote `low`, the 16-bit copy if one is in use, too
+    says so.
     """
 
-    __slots__ = ("_low",)
+    __slots__ = ("low",)
 
     def __init__(self, data: "Tensor | Buffer", requires_grad: bool = True) -> None:
         if not isinstance(data, Tensor | Buffer):
             refuse("Parameter", f"data must be a tritonnet Tensor, got {type(data).__name__}; tn.tensor(...) makes one")
         super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad=requires_grad)
-        self._low: Buffer | None = None
-
-    @property
-    def low(self) -> Buffer | None:
-        """The 16-bit copy, if one is in use (an optimizer writes it together with `data`)."""
-        return self._low
+        self.low: Buffer | None = None
 
     def changed(self, low_is_fresh: bool = False) -> None:
         """Count a change of `data`; without `low_is_fresh` the 16-bit copy is made anew when next used."""
         super().changed()
         if not low_is_fresh:
-            self._low = None
+            self.low = None
 
     def in_dtype(self, dtype: torch.dtype) -> Tensor:
         """This parameter for a kernel that reads `dtype`: itself, or its 16-bit copy with the same gradient target."""
         if dtype == self.data.dtype:
             return self
-        if self._low is None or self._low.dtype != dtype:
-            self._low = cast(self.data, dtype)
-        return _Alias(self._low, self)
+        if self.low is None or self.low.dtype != dtype:
+            self.low = cast(self.data, dtype)
+        return _Alias(self.low, self)
 
 
 class _Alias(Tensor):

@@ -33,6 +33,10 @@ def count(op: str, name: str, value: Any) -> int:
     return int(value)
 
 
+def _vector(size: int) -> torch.Tensor:
+    return runtime.empty((size,), torch.float32)
+
+
 class Weighted(Module):
     """What has a weight and perhaps a bias, with torch's initial values."""
 
@@ -62,7 +66,7 @@ class Linear(Weighted):
         self.in_features = count("Linear", "in_features", in_features)
         self.out_features = count("Linear", "out_features", out_features)
         self.weight = Parameter(runtime.empty((self.out_features, self.in_features), torch.float32))
-        self.register_parameter("bias", Parameter(runtime.empty((out_features,), torch.float32)) if bias else None)
+        self.register_parameter("bias", Parameter(_vector(out_features)) if bias else None)
         self.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
@@ -102,7 +106,7 @@ class _Convolution(Weighted):
         if transposed:
             first, last = last, first
         self.weight = Parameter(runtime.empty((first, *self.kernel_size, last), torch.float32))
-        self.register_parameter("bias", Parameter(runtime.empty((out_channels,), torch.float32)) if bias else None)
+        self.register_parameter("bias", Parameter(_vector(out_channels)) if bias else None)
         self.reset_parameters()
 
     def extra_repr(self) -> str:
@@ -190,12 +194,12 @@ class BatchNorm2d(Module):
         num_features = count("BatchNorm2d", "num_features", num_features)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
-        for name, value in (("weight", 1), ("bias", 0)):
-            made = Parameter(_filled(num_features, value)) if affine else None
-            self.register_parameter(name, made)
-        for name, value in (("running_mean", 0), ("running_var", 1)):
-            self.register_buffer(name, Tensor(_filled(num_features, value)) if track_running_stats else None)
+        for name in ("weight", "bias"):
+            self.register_parameter(name, Parameter(_vector(num_features)) if affine else None)
+        for name in ("running_mean", "running_var"):
+            self.register_buffer(name, Tensor(_vector(num_features)) if track_running_stats else None)
         self.register_buffer("num_batches_tracked", tensor(0) if track_running_stats else None)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Back to weight 1, bias 0, and no batch seen."""
@@ -230,7 +234,3 @@ class BatchNorm2d(Module):
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"track_running_stats={self.track_running_stats}"
         )
-
-
-def _filled(size: int, value: float) -> torch.Tensor:
-    return init.constant_(Tensor(runtime.empty((size,), torch.float32)), value).data

@@ -63,16 +63,13 @@ def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
         Refused: a dtype that is not float32, bfloat16 or float16.
     """
     random.uniform(tensor.data, take(tensor.numel()), low, high)
-    return _changed(tensor)
+    tensor.changed()
+    return tensor
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Fill `tensor` in place with normal numbers, and return it. Raises as `uniform_`."""
     random.normal(tensor.data, take(tensor.numel()), mean, std)
-    return _changed(tensor)
-
-
-def _changed(tensor: Tensor) -> Tensor:
     tensor.changed()
     return tensor
 

@@ -142,10 +142,7 @@ class Optimizer:
             lows = [p.low if isinstance(p, Parameter) else None for p in params]
             self.update(group, params, grads, lows, lr)
             for p in params:
-                if isinstance(p, Parameter):
-                    p.changed(low_is_fresh=p.low is not None)
-                else:
-                    p.version += 1
+                p.changed(low_is_fresh=True)
         return result
 
     def _gradient(self, p: Tensor) -> Buffer:
