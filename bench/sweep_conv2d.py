@@ -74,6 +74,9 @@ def forward_tiles(depth: int, width: int, side: int, batch: int, form: str, prec
                 s for s in (2, 3, 4, 6, 8, 12, 16) if form == "tensormap" and programs * s <= 2 * multiprocessors()
             )
             tiles += [tile, *(dataclasses.replace(tile, splits=s) for s in splits)]
+    if form == "tensormap" and width <= 128:  # rows that share what is read
+        for columns, stages in itertools.product((32, 64), (2, 3)):
+            tiles.append(Tile(form, 4 * columns, 64, step // 2, 4, stages, rows=4, taps=3))
     return tiles
 
 

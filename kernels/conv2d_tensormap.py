@@ -10,6 +10,9 @@ moves the box, and what lies outside the image reads as zero, so padding costs n
 because the matrix unit reads operand B from shared memory as it arrived; as operand A a reshaped box would pass through
 registers. Taps innermost re-read one channel slice of the image from L2.
 
+Few channels leave a tile little work for the bytes it draws from L2, which then bound it. There REUSE lets six rows of x, each
+read once a column of taps, meet all taps of four rows of y, for 3x3 and the like.
+
 Where the tiles of an output are too few for the multiprocessors, `splits` programs share one: each leaves the sum over its run
 of i in float32 (STAGE "part"), and a second launch adds these in their order and does the rest (STAGE "sum"). In the weight
 gradient only those tiles are shared that do not fill a whole wave of programs (`whole` others, each by one program).
@@ -37,6 +40,23 @@ __all__ = ["dgrad", "fwd", "turned_weights", "wgrad"]
 
 
 @triton.jit
+def _weights(w_map, tap, k0, c0, C, K, TURN: tl.constexpr, UPCAST: tl.constexpr):
+    """The weights [k, c] of a tap."""
+    if TURN:
+        f = tl.trans(w_map.load([c0, tap * K + k0]))
+    else:
+        f = w_map.load([k0, tap * C + c0])
+    return f.to(tl.float32) if UPCAST else f  # the interpreter multiplies the raw bits of 16-bit floats
+
+
+@triton.jit
+def _pixels(x_map, n, p, q, c0, COUNT: tl.constexpr, BLOCK_K: tl.constexpr, UPCAST: tl.constexpr):
+    """The box [c, m] of x from image n, row p and column q on."""
+    x = tl.reshape(x_map.load([n, p, q, c0]), (COUNT, BLOCK_K))
+    return tl.trans(x.to(tl.float32) if UPCAST else x)
+
+
+@triton.jit
 def _conv2d_box_kernel(
     x_map, w_map, b_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr, z_map,
     y_map, count_ptr, part0_ptr, part1_ptr,  # of each tile: mean and M2, or dw and db
@@ -46,7 +66,7 @@ def _conv2d_box_kernel(
     DIL_H: tl.constexpr, DIL_W: tl.constexpr,
     MIRROR: tl.constexpr,  # input gradient: taps run backward
     TURN: tl.constexpr,  # weights lie (C, R*S*K), to be transposed on the way, rather than (K, R*S*C)
-    HAS_BIAS: tl.constexpr, EPILOGUE: tl.constexpr, STAGE: tl.constexpr, UPCAST: tl.constexpr,
+    HAS_BIAS: tl.constexpr, EPILOGUE: tl.constexpr, STAGE: tl.constexpr, REUSE: tl.constexpr, UPCAST: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     BLOCK_M: tl.constexpr = IMAGES * ROWS * COLUMNS
@@ -62,27 +82,44 @@ def _conv2d_box_kernel(
             at = ((split * boxes + box).to(tl.int64) * K + k)[:, None] * BLOCK_M + m[None, :]
             acc += tl.load(split_ptr + at, mask=(k < K)[:, None], other=0.0)
     else:
-        first, last = 0, R * S * tl.cdiv(C, BLOCK_K)
+        first, last = 0, (S if REUSE else R * S) * tl.cdiv(C, BLOCK_K)
         if STAGE == "part":
             run = tl.cdiv(last, splits)
             first = tl.program_id(1) * run
             last = tl.minimum(first + run, last)
-        for step in range(first, last):
-            tap = step % (R * S)
-            c0 = step // (R * S) * BLOCK_K
-            dh, dw = (tap // S) * DIL_H, (tap % S) * DIL_W
-            if MIRROR:
-                x = x_map.load([n0, p0 + SHIFT_H - dh, q0 + SHIFT_W - dw, c0])
-            else:
-                x = x_map.load([n0, p0 + SHIFT_H + dh, q0 + SHIFT_W + dw, c0])
-            if TURN:
-                f = tl.trans(w_map.load([c0, tap * K + k0]))
-            else:
-                f = w_map.load([k0, tap * C + c0])
-            x = tl.reshape(x, (BLOCK_M, BLOCK_K))
-            if UPCAST:  # the interpreter multiplies the raw bits of 16-bit floats
-                x, f = x.to(tl.float32), f.to(tl.float32)
-            acc = tl.dot(f, tl.trans(x), acc)
+        if REUSE:
+            a0 = tl.zeros((BLOCK_N, COLUMNS), tl.float32)
+            a1 = tl.zeros((BLOCK_N, COLUMNS), tl.float32)
+            a2 = tl.zeros((BLOCK_N, COLUMNS), tl.float32)
+            a3 = tl.zeros((BLOCK_N, COLUMNS), tl.float32)
+            top = p0 + SHIFT_H - (2 if MIRROR else 0)
+            for step in range(first, last):
+                c0 = step // S * BLOCK_K
+                q = q0 + SHIFT_W + (step % S) * (-DIL_W if MIRROR else DIL_W)
+                f0 = _weights(w_map, step % S + (2 * S if MIRROR else 0), k0, c0, C, K, TURN, UPCAST)
+                f1 = _weights(w_map, step % S + S, k0, c0, C, K, TURN, UPCAST)
+                f2 = _weights(w_map, step % S + (0 if MIRROR else 2 * S), k0, c0, C, K, TURN, UPCAST)
+                x0 = _pixels(x_map, n0, top, q, c0, COLUMNS, BLOCK_K, UPCAST)
+                x1 = _pixels(x_map, n0, top + 1, q, c0, COLUMNS, BLOCK_K, UPCAST)
+                x2 = _pixels(x_map, n0, top + 2, q, c0, COLUMNS, BLOCK_K, UPCAST)
+                x3 = _pixels(x_map, n0, top + 3, q, c0, COLUMNS, BLOCK_K, UPCAST)
+                x4 = _pixels(x_map, n0, top + 4, q, c0, COLUMNS, BLOCK_K, UPCAST)
+                x5 = _pixels(x_map, n0, top + 5, q, c0, COLUMNS, BLOCK_K, UPCAST)
+                # the four rows take turns: a product that adds to the one before it has to wait for it
+                a0, a1, a2, a3 = tl.dot(f0, x0, a0), tl.dot(f0, x1, a1), tl.dot(f0, x2, a2), tl.dot(f0, x3, a3)
+                a0, a1, a2, a3 = tl.dot(f1, x1, a0), tl.dot(f1, x2, a1), tl.dot(f1, x3, a2), tl.dot(f1, x4, a3)
+                a0, a1, a2, a3 = tl.dot(f2, x2, a0), tl.dot(f2, x3, a1), tl.dot(f2, x4, a2), tl.dot(f2, x5, a3)
+            rows = tl.join(tl.join(a0, a1), tl.join(a2, a3))  # [k, column, row % 2, row // 2]
+            acc = tl.reshape(tl.permute(rows, (0, 3, 2, 1)), (BLOCK_N, BLOCK_M))
+        else:
+            for step in range(first, last):
+                tap = step % (R * S)
+                c0 = step // (R * S) * BLOCK_K
+                dh, dw = (tap // S) * DIL_H, (tap % S) * DIL_W
+                if MIRROR:
+                    dh, dw = -dh, -dw
+                x = _pixels(x_map, n0, p0 + SHIFT_H + dh, q0 + SHIFT_W + dw, c0, BLOCK_M, BLOCK_K, UPCAST)
+                acc = tl.dot(_weights(w_map, tap, k0, c0, C, K, TURN, UPCAST), x, acc)
     if STAGE == "part":
         at = ((tl.program_id(1) * boxes + box).to(tl.int64) * K + k)[:, None] * BLOCK_M + m[None, :]
         tl.store(split_ptr + at, acc, mask=(k < K)[:, None])
@@ -228,19 +265,21 @@ def _run(
     moments = None
     if epilogue in ("statistics", "sums"):
         moments = empty((boxes,), torch.float32), empty((boxes, k), torch.float32), empty((boxes, k), torch.float32)
+    reuse = t.taps == 3
+    x_side = [1, 1, box.columns] if reuse else side
     split = empty((t.splits, boxes, k, t.block_m), torch.float32) if t.splits > 1 else None
 
     def start(stage: str, block_n: int, splits: int, num_warps: int, flops: int) -> None:
         ends, sums = stage != "part", stage != "sum"
         launch(
             _conv2d_box_kernel, (boxes * cdiv(k, block_n), splits),
-            _map(x, [*side, t.block_k]) if sums else None, w_map if sums else None, bias if ends else None,
+            _map(x, [*x_side, t.block_k]) if sums else None, w_map if sums else None, bias if ends else None,
             *(norm.buffers if norm and ends else (None,) * 4), None if z is None or not ends else _map(z, [*side, block_n]),
             _map(y, [*side, block_n]) if ends else None, *(moments if moments and ends else (None,) * 3), split,
             n, p, q, x.shape[3], k, boxes, t.splits, norm.eps if norm else 0.0,
             R=g.R, S=g.S, SHIFT_H=shift[0], SHIFT_W=shift[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1],
             MIRROR=mirror, TURN=turn, HAS_BIAS=ends and bias is not None, EPILOGUE=epilogue if ends else "", STAGE=stage,
-            UPCAST=INTERPRET and x.dtype != torch.float32,
+            REUSE=reuse and sums, UPCAST=INTERPRET and x.dtype != torch.float32,
             **box.constants(), BLOCK_N=block_n, BLOCK_K=t.block_k, num_warps=num_warps, num_stages=t.num_stages, flops=flops,
         )  # fmt: skip
 

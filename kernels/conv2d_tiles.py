@@ -37,7 +37,9 @@ class Tile:
         1  # tensormap: the pixel tile is images x rows x (pixels / images / rows); patch: rows x (pixels / rows)
     )
     images: int = 1
-    taps: int = 1  # tensormap weight gradient: taps a program, 1 or the S = 3 of a row
+    # tensormap: 3 in a weight gradient are the taps of a row for one program; else four rows of pixels share what is read,
+    # where R is 3 (the box is 1 x 4 x columns)
+    taps: int = 1
     whole: int = 0  # tensormap weight gradient: of its tiles, how many have a program each; the rest have `splits`
 
 

@@ -100,6 +100,8 @@ BOXES = {
     "no-padding": (1, 9, 12, 16, 48, 3, 3, (1, 1), (0, 0), (1, 1)),
     "1x1": (1, 9, 5, 16, 16, 1, 1, (1, 1), (0, 0), (1, 1)),
     "5x3": (1, 9, 8, 16, 16, 5, 3, (1, 1), (2, 1), (1, 1)),
+    "wide-dilation": (1, 9, 20, 16, 32, 3, 3, (1, 1), (0, 2), (1, 2)),
+    "3x1": (2, 7, 9, 16, 16, 3, 1, (1, 1), (1, 0), (1, 1)),
 }
 PATCHES = {
     "whole-patches": (2, 8, 16, 32, 16, 2, 2, (2, 2), (0, 0), (1, 1)),
@@ -122,6 +124,13 @@ def test_tensormap(case, shape, dtype):
 @pytest.mark.parametrize("name", BOXES)
 def test_tensormap_split_over_channels(name, splits):
     tile = Tile("tensormap", 64, 64, 16, 4, 2, splits, rows=2)
+    check(BOXES[name], HALVES[0], tile, Tile("tensormap", 64, 32, 32, 4, 2, splits=2))
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("name", ["whole-boxes", "ragged", "wide-dilation", "3x1"])
+def test_tensormap_rows_share_what_is_read(name, splits):
+    tile = Tile("tensormap", 64, 64, 16, 4, 2, splits, rows=4, taps=3)
     check(BOXES[name], HALVES[0], tile, Tile("tensormap", 64, 32, 32, 4, 2, splits=2))
 
 
