@@ -1,6 +1,6 @@
 """How a convolution is cut into programs: its sizes, its tile, and the rule that picks one.
 
-A tile comes from the architecture's table (`tile_table`), which a sweep made (bench/sweep_conv2d.py), else from the rules
+A tile comes from the architecture's table (`tile_table`), which `tritonnet tune` made, else from the rules
 below, whose numbers come from the same sweeps: a problem near a swept one runs within a few per cent of its best.
 """
 
@@ -113,6 +113,10 @@ def _pick(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str, foun
             most = 64
             programs = cdiv(g.N * side[0] * side[1], most) * cdiv(width, block_n)
             splits = max(1, min(2 * multiprocessors() // programs, steps // 16))
+        if narrow and name == "conv2d_fwd" and g.R == 3 and g.dilation[0] == 1 and depth % 32 == 0:
+            # rows that share what is read, 64 bytes a step; sm_120 has fewer registers to give
+            if side[0] % 4 == 0 and side[1] % 64 == 0 and arch != "sm_120":
+                return Tile("tensormap", 256, 64, 32 if wide else 16, 4, 2, rows=4, taps=3)
         images, rows, columns = pixel_tile(g.N, *side, most)
         warps = 8 if splits > 1 and arch != "sm_90" else 4  # elsewhere a large float32 tile leaves no registers
         return Tile("tensormap", images * rows * columns, block_n, step, warps, stages, splits, rows, images)
@@ -147,20 +151,20 @@ def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
             "patch", block_m, block_n, rows * columns, 8 if arch == "sm_100" else 4, 2, splits=splits, rows=rows
         )
     if form == "tensormap":
-        short = pixels <= 2**14 and max(g.C, g.K) > 64  # many small tiles rather than many splits
-        # three taps share one tile of dy: few channels gain by it
-        row = g.S == 3 and max(g.C, g.K) <= 256 and not short
-        step, stages = (64, 3) if short or max(g.C, g.K) <= 64 else (32, 4) if row else (64, 2)
-        images, rows, columns = pixel_tile(g.N, g.P, g.Q, step, wide=True)
-        block_m, block_n = (128 if g.K > 64 and not short else 64), (64 if row or g.C % 128 else 128)
-        taps = 3 if row else 1
-        steps = cdiv(g.N, images) * cdiv(g.P, rows) * cdiv(g.Q, columns)
+        short = pixels <= 2**14 and max(g.C, g.K) > 64  # many small tiles rather than many shares
+        row = g.S == 3 and max(g.C, g.K) <= 64  # three taps share one tile of dy: few channels gain by it
         few = arch in ("sm_100", "sm_120")  # the compiler has fewer registers to give there
-        warps = 8 if few and block_m * block_n * taps >= 16384 else 4
-        tiles, wave = wgrad_tiles(g, block_m, block_n, taps), (1 if warps == 8 else 2) * multiprocessors()
-        whole = tiles // wave * wave
-        splits = max(1, min(wave // max(1, tiles - whole), steps // 8))
-        return Tile("tensormap", block_m, block_n, step, warps, stages, splits, rows, images, taps, whole)
+        images, rows, columns = pixel_tile(g.N, g.P, g.Q, 64, wide=True)
+        block_m = 128 if g.K > 64 and not short else 64
+        block_n = 64 if row or g.C % 128 else 256 if g.C % 256 == 0 and block_m == 128 and not few else 128
+        taps, warps = 3 if row else 1, 8 if block_m * block_n >= (16384 if few else 32768) else 4
+        splits, whole = _shares(
+            wgrad_tiles(g, block_m, block_n, taps),
+            (1 if warps == 8 else 2) * multiprocessors(),
+            cdiv(g.N, images) * cdiv(g.P, rows) * cdiv(g.Q, columns),
+            1 if short else 3,
+        )
+        return Tile("tensormap", block_m, block_n, 64, warps, 3, splits, rows, images, taps, whole)
     wide = dtype != torch.float32
     columns = g.R * g.S * g.C if flattens(g.C) else g.C
     block_m = min(max(next_power_of_2(g.K), 16), 128 if wide else 64)
@@ -176,6 +180,15 @@ def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
 def wgrad_tiles(g: Geometry, block_m: int, block_n: int, taps: int) -> int:
     """Tiles of a weight gradient whose programs have one tap each, or the `taps` of a row."""
     return cdiv(g.K, block_m) * cdiv(g.C, block_n) * g.R * g.S // taps
+
+
+def _shares(tiles: int, wave: int, steps: int, most: int) -> tuple[int, int]:
+    """(splits, whole): whole waves of tiles have a program each; up to `most` waves, as full as can be, share the rest."""
+    whole = tiles // wave * wave
+    rest = max(tiles - whole, 1)
+    # a wave more costs more partial sums than a twentieth of its programs left idle
+    waves = max(range(1, most + 1), key=lambda n: n * wave // rest * rest / (n * wave) - n / 20)
+    return max(1, min(waves * wave // rest, steps // 8)), whole
 
 
 def split_count(programs: int, steps: int, waves: int) -> int:

@@ -2,8 +2,8 @@
 
     table[pass][problem] = the fields of the op's Tile
 
-A table is what a sweep found (`bench/sweep_conv2d.py`). The user's own sweeps lie in $TRITONNET_CACHE (default
-~/.cache/tritonnet)/<arch>.json and win over the shipped ones. Nothing is timed at run time, so two runs pick the same
+A table is what `tritonnet tune` found. The user's own lies in $TRITONNET_CACHE (default ~/.cache/tritonnet)/<arch>.json
+and wins over the shipped one. Nothing is timed at run time, so two runs pick the same
 tiles. What a process chose is noted; a run that goes on after a table changed pins what it had and keeps its bits.
 """
 
@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["chosen", "lookup", "note", "pin"]
+__all__ = ["chosen", "lookup", "note", "pin", "user_table"]
 
 Table = dict[str, dict[str, dict[str, Any]]]
 
@@ -25,10 +25,14 @@ def _read(path: Path) -> Table:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
+def user_table(arch: str) -> Path:
+    """Where the user's own table lies."""
+    return Path(os.environ.get("TRITONNET_CACHE", "~/.cache/tritonnet")).expanduser() / f"{arch}.json"
+
+
 @functools.cache
 def _tables(arch: str) -> tuple[Table, ...]:
-    cache = Path(os.environ.get("TRITONNET_CACHE", "~/.cache/tritonnet")).expanduser()
-    return _read(cache / f"{arch}.json"), _read(Path(__file__).parent / "tiles" / f"{arch}.json")
+    return _read(user_table(arch)), _read(Path(__file__).parent / "tiles" / f"{arch}.json")
 
 
 def lookup(arch: str, name: str, problem: str) -> dict[str, Any] | None:
