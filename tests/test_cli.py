@@ -256,7 +256,7 @@ MISTAKES = {
     "bad-choice": (("train", "--model", "vgg"), "model must be one of unet, resunet, poster, got 'vgg'"),
     "bad-loss": (("train", "--loss", "ce + iou"), "each term must be one of ce, focal, dice, distance, got 'iou'"),
     "bad-size": (("train", "--size", "0"), "size must be at least 1"),
-    "too-large": (("train", "--size", "1000000"), "size must be at most 8192"),
+    "too-large": (("train", "--size", "1000000"), "size must be at least 1 and at most 8192, got 1000000"),
     "of-unet": (("train", "--model", "poster", "--depth", "3"), "add --model unet, or leave out --depth"),
     "of-unet-too": (("summary", "--model", "poster", "--base-channels", "8"), "add --model unet"),
     "summary-too-small": (("summary", "--size", "3"), "got shape (N, 3, 3, 3)"),

@@ -13,7 +13,7 @@ from tritonnet.data import pack as pack_data
 from tritonnet.data.image import PICTURES
 from tritonnet.io import write_atomically
 from tritonnet.train.batches import augmented_sample
-from tritonnet.train.config import HELP, MOST
+from tritonnet.train.config import HELP, LARGEST
 from tritonnet.train.pictures import contact_sheet
 
 __all__ = ["app"]
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder or HDF5 file as for train", show_default=False)]
-Size = Annotated[int, typer.Option(help=HELP["size"], min=1, max=MOST["size"])]
+Size = Annotated[int, typer.Option(help=HELP["size"], min=1, max=LARGEST)]
 Val = Annotated[str, typer.Option(help=HELP["val"])]
 
 

@@ -24,7 +24,7 @@ from tritonnet.data.image import PICTURES, fit_image, image_header
 from tritonnet.kernels.argmax import argmax_fwd
 from tritonnet.kernels.runtime import refuse
 from tritonnet.nn import functional as F
-from tritonnet.train.config import MOST
+from tritonnet.train.config import LARGEST
 from tritonnet.train.folder import check_out
 from tritonnet.train.metrics import Metrics
 from tritonnet.train.pictures import overlay, save_mask, side_by_side
@@ -74,7 +74,7 @@ def predict(
         Refused: a number or choice out of range.
     """
     trained = model if isinstance(model, Trained) else Trained.load(model)
-    least, most = trained.least, MOST["size"]
+    least, most = trained.least, LARGEST
     if tile_size is not None and not (tiles and least <= tile_size <= most):
         refuse("predict", f"tile_size must come with tiles and be from {least} to {most} here, got {tile_size}")
     if not 0 <= overlap < 1:
