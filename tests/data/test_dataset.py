@@ -246,12 +246,12 @@ def test_channel_statistics_are_those_of_the_training_split(wide: bool, folder: 
 
 
 def test_a_constant_channel_has_deviation_one() -> None:
-    class Flat(Dataset):
-        def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-            return np.full((4, 4, 1), 51, np.uint8), np.zeros((4, 4), np.uint8)
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.full((4, 4, 1), 51, np.uint8), np.zeros((4, 4), np.uint8)
 
     mapping = MaskMapping("values", 2, {0: 0, 1: 1})
-    data = Flat(names=["a"], size=4, channels=1, class_names=["a", "b"], mapping=mapping, splits={"train": (0,)})
+    about = {"names": ["a"], "class_names": ("a", "b"), "splits": {"train": (0,)}}
+    data = Dataset(read=read, size=4, channels=1, mapping=mapping, **about)
     assert channel_statistics(data) == ((51 / 255,), (1.0,))
     with pytest.raises(DataError, match="no training image"):
         channel_statistics(data, [])

@@ -6,6 +6,8 @@ uneven light, with photon and camera noise. A mask pixel is 1 where its centre l
 a pure function of (seed, index, size), and its shapes do not depend on the size.
 """
 
+from functools import partial
+
 import numpy as np
 
 from tritonnet.data.dataset import CACHE_BYTES, Dataset, split
@@ -38,15 +40,11 @@ class Cells(Dataset):
             raise DataError(f"made cells need count >= 1 and size >= 8, got count {count} and size {size}")
         names = [f"cells_{i:05d}" for i in range(count)]
         super().__init__(
-            names=names, size=size, channels=3, class_names=("background", "cell"), cache_bytes=cache_bytes,
-            mapping=MaskMapping("values", 2, {0: 0, 1: 1}),
+            read=partial(_picture, size, seed), names=names, size=size, channels=3, class_names=("background", "cell"),
+            mapping=MaskMapping("values", 2, {0: 0, 1: 1}), cache_bytes=cache_bytes,
             splits=split(names, val or ("every:5" if count >= 5 else "none")),
             notes=[f"{count} made pictures of cells (no microscope was involved), seed {seed}"],
         )  # fmt: skip
-        self.seed = seed
-
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return _picture(self.size, self.seed, index)
 
 
 def _picture(size: int, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,20 @@ from tritonnet.data.image import DataError
 from tritonnet.data.mapping import MaskMapping, default_palette
 
 __all__ = [
-    "CACHE_BYTES", "Dataset", "attempt", "channel_statistics", "class_weights", "each", "split", "split_beside_test",
+    "CACHE_BYTES", "THREADS", "Dataset", "attempt", "channel_statistics", "class_weights", "each", "split", "split_beside_test",
 ]  # fmt: skip
 
+THREADS = min(8, os.cpu_count() or 1)  # that decode
 CACHE_BYTES = 1 << 30  # 5461 RGB images of 256 x 256 with their masks
 
 
-def each(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None = None) -> list[Any]:
-    """`[work(item) for item in items]` on threads (default: one a core, at most 8); the first error is raised."""
-    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-        futures = [pool.submit(work, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+Sample = tuple[np.ndarray, np.ndarray]
+
+
+def each(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """`[work(item) for item in items]` on threads; the first error is raised, and what was not begun is left."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(work, items))
 
 
 def attempt(work: Callable[[Any], Any], items: Sequence[Any], faults: list[str]) -> list[Any]:
@@ -49,10 +49,12 @@ def attempt(work: Callable[[Any], Any], items: Sequence[Any], faults: list[str])
     return [None if isinstance(result, DataError) else result for result in results]
 
 
+@dataclass(kw_only=True, eq=False)
 class Dataset:
-    """Images and masks of one size, by index. `_read` and `original` are what a kind of dataset has of its own.
+    """Images and masks of one size, by index.
 
     Args:
+        read: makes sample `index`: new arrays, image and mask as `sample` gives them.
         names: one a sample, in the dataset's order.
         size: side S of images and masks, in pixels, at least 1.
         channels: 1 or 3.
@@ -60,37 +62,28 @@ class Dataset:
         mapping: from raw mask values to classes.
         splits: indices of "train", "val" and perhaps "test".
         wide: whether images have 16 bits a value.
-        palette: K colours; None for the default ones.
+        palette: K colours; none for the default ones.
         notes: lines for the user.
         cache_bytes: memory for decoded samples, at least 0.
     """
 
-    def __init__(
-        self,
-        *,
-        names: Sequence[str],
-        size: int,
-        channels: int,
-        class_names: Sequence[str],
-        mapping: MaskMapping,
-        splits: dict[str, tuple[int, ...]],
-        wide: bool = False,
-        palette: tuple[tuple[int, int, int], ...] | None = None,
-        notes: Sequence[str] = (),
-        cache_bytes: int = CACHE_BYTES,
-    ) -> None:
-        check_shape(size, channels)
-        self.names = tuple(names)
-        self.size = size
-        self.channels = channels
-        self.class_names = tuple(class_names)
-        self.mapping = mapping
-        self.splits = splits
-        self.wide = wide
-        self.palette = palette or default_palette(len(self.class_names))
-        self.notes = tuple(notes)
-        self._room = cache_bytes
-        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    read: Callable[[int], Sample]
+    names: Sequence[str]
+    size: int
+    channels: int
+    class_names: tuple[str, ...]
+    mapping: MaskMapping
+    splits: dict[str, tuple[int, ...]]
+    wide: bool = False
+    palette: tuple[tuple[int, int, int], ...] = ()
+    notes: Sequence[str] = ()
+    cache_bytes: int = CACHE_BYTES
+
+    def __post_init__(self) -> None:
+        check_shape(self.size, self.channels)
+        self.names, self.notes = tuple(self.names), tuple(self.notes)
+        self.palette = self.palette or default_palette(self.num_classes)
+        self._kept: dict[int, Sample] = {}
         self._lock = threading.Lock()
 
     @property
@@ -106,7 +99,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.names)
 
-    def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, index: int) -> Sample:
         """Image (S, S, channels), uint8 or uint16, and mask (S, S), uint8 in 0..K-1 or IGNORE.
 
         The arrays are read-only; any thread may ask.
@@ -117,11 +110,10 @@ class Dataset:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        image, mask = self._read(index)
+        image, mask = self.read(index)
         image.flags.writeable = mask.flags.writeable = False
         with self._lock:
-            if index not in self._kept and image.nbytes + mask.nbytes <= self._room:
-                self._room -= image.nbytes + mask.nbytes
+            if (len(self._kept) + 1) * (image.nbytes + mask.nbytes) <= self.cache_bytes:  # all are as large
                 self._kept[index] = image, mask
         return image, mask
 
@@ -132,10 +124,6 @@ class Dataset:
             "class_names": list(self.class_names), "palette": [list(colour) for colour in self.palette],
             "mask_mapping": self.mapping.to_json(),
         }  # fmt: skip
-
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Make the sample; own arrays."""
-        raise NotImplementedError
 
 
 def check_shape(size: int, channels: int) -> None:
@@ -218,7 +206,7 @@ def _fraction(spec: str) -> Fraction | None:
 
 
 def channel_statistics(
-    dataset: Dataset, indices: Sequence[int] | None = None, threads: int | None = None
+    dataset: Dataset, indices: Sequence[int] | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over all pixels, of values x `dataset.scale` (so 0..1).
 
@@ -227,7 +215,6 @@ def channel_statistics(
     Args:
         dataset: what to read; this also fills its cache.
         indices: which samples; None for the training split.
-        threads: decoding threads; None for one a core, at most 8.
 
     Raises:
         DataError: no sample, or a damaged file.
@@ -242,7 +229,7 @@ def channel_statistics(
 
     pixels = len(indices) * dataset.size**2
     mean, std = [], []
-    for c in zip(*(s.T.tolist() for s in each(sums, indices, threads)), strict=True):
+    for c in zip(*(s.T.tolist() for s in each(sums, indices)), strict=True):
         total, squares = sum(s[0] for s in c), sum(s[1] for s in c)
         variance = (pixels * squares - total * total) / pixels**2
         mean.append(total / pixels * dataset.scale)
