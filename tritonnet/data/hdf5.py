@@ -170,7 +170,7 @@ def pack(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     parts = np.zeros(count, np.uint8)
     for i, part in enumerate(_SPLITS):
         parts[list(dataset.splits.get(part, ()))] = i
-    with h5py.File(path, "w", libver=("v110", "v110"), locking=False) as file:  # `write_atomically` holds a lock
+    with h5py.File(path, "w", libver=("v110", "v110"), locking=False) as file:  # `io.replacing` holds a lock
         file.attrs["format"] = np.bytes_(_FORMAT)
         for key in ("class_names", "palette", "mask_mapping"):
             file.attrs[key] = np.bytes_(json.dumps(dataset.config()[key]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tritonnet.data import DataError
-from tritonnet.io import write_atomically
+from tritonnet.io import replacing
 from tritonnet.train.config import Config
 
 __all__ = ["COLUMNS", "Row", "RunFolder", "better", "check_out", "rounded"]
@@ -86,14 +86,10 @@ class RunFolder:
 
     def write_metrics(self, history: Sequence[Row]) -> None:
         """Write the whole table anew, so that it never holds half a line."""
-
-        def write(path: Path) -> None:
-            with path.open("w", newline="", encoding="utf-8") as file:
-                table = csv.writer(file)
-                table.writerow(COLUMNS)
-                table.writerows([int(row["epoch"]), *(f"{row[name]:.6g}" for name in COLUMNS[1:])] for row in history)
-
-        write_atomically(self.metrics, write)
+        with replacing(self.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(COLUMNS)
+            table.writerows([int(row["epoch"]), *(f"{row[name]:.6g}" for name in COLUMNS[1:])] for row in history)
 
     def read_metrics(self, epochs: int) -> list[Row]:
         """The first `epochs` rows.
