@@ -17,6 +17,7 @@ import numpy as np
 
 from tritonnet.data.image import DataError
 from tritonnet.data.mapping import MaskMapping, default_palette
+from tritonnet.io.untrusted import explained
 
 __all__ = [
     "CACHE_BYTES", "THREADS", "Dataset", "attempt", "channel_statistics", "class_weights", "each", "split", "split_beside_test",
@@ -191,10 +192,8 @@ def find(names: Sequence[str], wanted: Sequence[str], file: str | Path) -> list[
 
 def read_names(file: Path) -> list[str]:
     """The lines of a split file, without empty ones and comments (#)."""
-    try:
+    with explained(file, DataError, "cannot be read as text"):
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as text ({error})") from None
     return [line for line in lines if line and not line.startswith("#")]
 
 

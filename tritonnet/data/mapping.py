@@ -17,6 +17,7 @@ the most frequent colour, is class 0, the others follow in the order of red, gre
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any
@@ -161,22 +162,14 @@ class MaskMapping:
         Raises:
             DataError: not such a record.
         """
-        try:
+        with suppress(KeyError, TypeError, ValueError, AttributeError):
             values = {int(v): int(c) for v, c in stored["values"].items()}
             mapping = MaskMapping(str(stored["rule"]), int(stored["classes"]), values)
-            most = {"values": 0xFFFF, "colours": 0xFFFFFF}
-            sound = (mapping.rule == "threshold" and mapping.num_classes == 2) or (
-                mapping.rule in most
-                and all(
-                    0 <= v <= most[mapping.rule] and (0 <= c < mapping.num_classes or c == IGNORE)
-                    for v, c in values.items()
-                )
-            )
-        except (KeyError, TypeError, ValueError, AttributeError):
-            sound = False
-        if not sound:
-            raise DataError(f"not a mask mapping: {str(stored)[:80]}")
-        return mapping
+            most = {"values": 0xFFFF, "colours": 0xFFFFFF, "threshold": -1}[mapping.rule]
+            known = all(0 <= v <= most and (c in range(mapping.num_classes) or c == IGNORE) for v, c in values.items())
+            if known and (mapping.num_classes == 2 or values):
+                return mapping
+        raise DataError(f"not a mask mapping: {str(stored)[:80]}")
 
 
 def infer_mapping(
