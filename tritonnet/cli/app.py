@@ -37,7 +37,6 @@ __all__ = ["app", "main"]
 
 MISTAKES = (DataError, Fault, FileError, OSError, Refused)
 MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
-MEMORY_IS_SHORT = "out of memory; choose a smaller --batch-size, --size or --base-channels"
 
 app = typer.Typer(
     add_completion=False,
@@ -75,26 +74,21 @@ def main(args: list[str] | None = None) -> None:
             prog_name="tritonnet",
             standalone_mode=False,
         )
-    except MEMORY:
-        code = _complain(MEMORY_IS_SHORT)
-    except MISTAKES as error:
-        code = _complain(
-            f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        )
     except Exception as error:
-        if "DefaultCPUAllocator" in str(error):  # torch has no type for it
-            code = _complain(MEMORY_IS_SHORT)
-        elif not hasattr(error, "format_message"):  # the argument parser's own errors have it
-            raise
-        else:
+        if isinstance(error, MEMORY) or "DefaultCPUAllocator" in str(error):  # torch has no type for the host's
+            text = "out of memory; choose a smaller --batch-size, --size or --base-channels"
+        elif isinstance(error, OSError) and error.filename:
+            text = f"{error.filename}: {error.strerror}"
+        elif isinstance(error, MISTAKES):
+            text = str(error)
+        elif hasattr(error, "format_message"):  # the argument parser's own errors have it
             command = getattr(getattr(error, "ctx", None), "command_path", "tritonnet")
-            code = _complain(f"{error.format_message().rstrip('.')}; {command} --help explains")
+            text = f"{error.format_message().rstrip('.')}; {command} --help explains"
+        else:
+            raise
+        print(f"tritonnet: error: {' '.join(text.splitlines())}", file=sys.stderr)
+        code = 2
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _complain(text: str) -> int:
-    print(f"tritonnet: error: {' '.join(text.splitlines())}", file=sys.stderr)
-    return 2
 
 
 @app.command()

@@ -14,11 +14,8 @@ SIDE = 256  # a sample's pictures are at least this wide
 
 def save_mask(path: Path, mask: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
     """Write an (H, W) array of class ids (255: not classified) as a PNG of the ids with a palette."""
-    colours = np.zeros((256, 3), np.uint8)
-    colours[255] = IGNORED
-    colours[: len(palette)] = palette
     picture = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
-    picture.putpalette(colours.tobytes())
+    picture.putpalette(_coloured(np.arange(256), palette).tobytes())
     picture.save(path)
 
 
