@@ -200,9 +200,8 @@ def make_dataset(files: Files, size: int, val: str | None, channels: int, cache_
     def read(index: int) -> Sample:
         image, path, *_ = files.pairs[index]
         raw = read_mask(path, coloured=mapping.rule == "colours").values
-        return load_image(image, size, channels=channels, wide=wide > 0), resize_mask(
-            mapping.apply(raw, str(path)), size
-        )
+        mask = mapping.apply(resize_mask(raw, size), str(path))  # what is passed over was counted in the survey
+        return load_image(image, size, channels=channels, wide=wide > 0), mask
 
     return Dataset(
         read=read, names=names, size=size, channels=channels, class_names=class_names, mapping=mapping, splits=splits,

@@ -85,8 +85,9 @@ def open_hdf5(
     notes += [f"warning: {line}" for line in found.warnings] + found.notes(about["class_names"], splits["train"])
 
     def read(index: int) -> Sample:
-        mask = found.mapping.apply(_at(masks, index), _say(masks, index))
-        return fit_image(_at(images, index), size, channels=channels, wide=wide), resize_mask(mask, size)
+        raw = resize_mask(_at(masks, index).astype(np.int32), size)
+        image = fit_image(_at(images, index), size, channels=channels, wide=wide)
+        return image, found.mapping.apply(raw, _say(masks, index))
 
     return Dataset(
         read=read, size=size, channels=channels, splits=splits, wide=wide, notes=notes, cache_bytes=cache_bytes, **about

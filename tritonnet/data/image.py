@@ -197,7 +197,7 @@ def read_mask(path: str | Path, *, coloured: bool = False) -> RawMask:
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Nearest neighbour: (H, W) uint8 -> (size, size) uint8."""
+    """Nearest neighbour: (H, W) -> (size, size), uint8 or int32."""
     if mask.shape == (size, size):
         return mask
     return np.array(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
