@@ -125,9 +125,8 @@ def examine(root: Path, size: int, mapping: MaskMapping | None = None) -> Files:
     """
     files, images, masks = _find(root)
     rows = _pair(files, images, masks)
-    heads = attempt(image_header, [image for image, _ in rows], files.faults)
-    mask_heads = attempt(image_header, [mask for _, mask in rows], files.faults)
-    for (image, mask), head, mask_head in zip(rows, heads, mask_heads, strict=True):
+    heads = attempt(image_header, [path for row in rows for path in row], files.faults)
+    for (image, mask), head, mask_head in zip(rows, heads[::2], heads[1::2], strict=True):
         if head is None or mask_head is None:
             continue
         if head.size != mask_head.size:

@@ -53,10 +53,10 @@ def contact_sheet(tiles: Sequence[tuple[str, np.ndarray, np.ndarray]], palette: 
             low, high = int(image.min()), int(image.max())
             image = ((image - low) / max(high - low, 1) * 255).astype(np.uint8)
         pixels, ids = (np.repeat(np.repeat(array, zoom, 0), zoom, 1) for array in (image, mask))
-        edge = np.zeros(ids.shape, bool)
-        down, right = ids[1:] != ids[:-1], ids[:, 1:] != ids[:, :-1]
-        for inner, differs in ((edge[1:], down), (edge[:-1], down), (edge[:, 1:], right), (edge[:, :-1], right)):
-            inner |= differs
+        wide = np.pad(ids, 1, "edge")
+        edge = np.any(
+            [ids != near for near in (wide[2:, 1:-1], wide[:-2, 1:-1], wide[1:-1, 2:], wide[1:-1, :-2])], axis=0
+        )
         pixels = np.where((ids == 255)[..., None], pixels // 2 + 64, pixels)
         pixels = np.where((edge & (ids > 0))[..., None], _coloured(ids, palette), pixels).astype(np.uint8)
         # the built-in font may know no more than ASCII
