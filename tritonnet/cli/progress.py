@@ -28,20 +28,15 @@ class TerminalListener(Listener):
         super().begin(done, steps, epochs, seconds)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[speed]}"))
         self.bar = Progress(*columns, console=self.console, transient=True)
-        self.task = self.bar.add_task(
-            "training", total=steps, completed=done, speed="" if INTERPRET else "compiling kernels ..."
-        )
+        self.task = self.bar.add_task("training", total=1.0, speed="" if INTERPRET else "compiling kernels ...")
         self.bar.start()
 
     def step(self, done: int, images_per_second: float) -> None:
         """Move the bar."""
         assert self.bar is not None
-        left = self.time_left(done)
-        total = (
-            (done - self.first) * (1 + left / max(self.elapsed(), 1e-9)) + self.first if self.seconds else self.steps
-        )
+        elapsed, left = self.elapsed(), self.time_left(done)
         speed = f"{images_per_second:.1f} images/s, {clock(left)} left"
-        self.bar.update(self.task, completed=done, total=total, speed=speed)
+        self.bar.update(self.task, completed=elapsed / max(elapsed + left, 1e-9), speed=speed)
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """A line an epoch."""

@@ -20,7 +20,7 @@ from tritonnet.data.mapping import MaskMapping, default_palette
 from tritonnet.io.untrusted import explained
 
 __all__ = [
-    "CACHE_BYTES", "THREADS", "Dataset", "attempt", "channel_statistics", "class_weights", "each", "split", "split_beside_test",
+    "CACHE_BYTES", "THREADS", "Dataset", "attempt", "channel_statistics", "class_weights", "each", "split",
 ]  # fmt: skip
 
 THREADS = min(8, os.cpu_count() or 1)  # that decode
@@ -135,19 +135,21 @@ def check_shape(size: int, channels: int) -> None:
         raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
 
 
-def split(names: Sequence[str], spec: str) -> dict[str, tuple[int, ...]]:
-    """Divide samples into "train" and "val".
+def split(names: Sequence[str], spec: str, test: Sequence[int] = ()) -> dict[str, tuple[int, ...]]:
+    """Divide samples into "train" and "val", those apart that are "test".
 
     Args:
         names: in the dataset's order.
         spec: "every:N" (index % N == N - 1 is validation), a fraction such as "0.2" (that share, evenly spread: 0.2 is
             every:5), "none" (all train), or the path of a file with one validation name a line (with or without an
             extension).
+        test: indices of samples that are left out of both.
 
     Raises:
         DataError: not such a spec, an unknown name, or an empty side.
     """
-    count = len(names)
+    others = sorted({*range(len(names))} - {*test})
+    count = len(others)
     if spec == "none":
         chosen: set[int] = set()
     elif spec.startswith("every:"):
@@ -160,22 +162,18 @@ def split(names: Sequence[str], spec: str) -> dict[str, tuple[int, ...]]:
             raise DataError(f"--val {spec}: the fraction must be above 0 and below 1")
         chosen = {i for i in range(count) if (i + 1) * share // 1 > i * share // 1}
     elif Path(spec).is_file():
-        chosen = set(find(names, read_names(Path(spec)), spec))
+        chosen = set(find([names[i] for i in others], read_names(Path(spec)), spec))
     else:
         raise DataError(f"--val {spec}: not every:N, not a fraction such as 0.2, and no such split file")
-    parts = {"train": tuple(i for i in range(count) if i not in chosen), "val": tuple(sorted(chosen))}
+    parts = {
+        "train": tuple(i for at, i in enumerate(others) if at not in chosen),
+        "val": tuple(others[at] for at in sorted(chosen)),
+    }
     if spec != "none" and not all(parts.values()):
         empty = "training" if parts["val"] else "validation"
         remedy = "choose another split, such as every:2" if count > 1 else "add images"
         raise DataError(f"--val {spec} leaves no image of {count} for {empty}; {remedy}")
-    return parts
-
-
-def split_beside_test(names: Sequence[str], spec: str, test: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """The same for the samples that are not among `test`, which become split "test"."""
-    others = sorted(set(range(len(names))) - set(test))
-    inner = split([names[i] for i in others], spec)
-    return {part: tuple(others[i] for i in chosen) for part, chosen in inner.items()} | {"test": tuple(test)}
+    return parts | ({"test": tuple(test)} if test else {})
 
 
 def find(names: Sequence[str], wanted: Sequence[str], file: str | Path) -> list[int]:

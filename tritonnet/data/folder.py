@@ -18,17 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from tritonnet.data.dataset import (
-    CACHE_BYTES,
-    Dataset,
-    Sample,
-    attempt,
-    check_shape,
-    find,
-    read_names,
-    split,
-    split_beside_test,
-)
+from tritonnet.data.dataset import CACHE_BYTES, Dataset, Sample, attempt, check_shape, find, read_names, split
 from tritonnet.data.hdf5 import open_hdf5
 from tritonnet.data.image import (
     PICTURES,
@@ -190,7 +180,7 @@ def make_dataset(files: Files, size: int, val: str | None, channels: int, cache_
             splits = {"train": train, "val": test}
             notes += ["the test set chooses the best model (validation is test.txt); --val every:5 keeps the two apart"]
         else:
-            splits = split_beside_test(names, val, test)
+            splits = split(names, val, test)
     else:
         splits = split(names, val or "every:5")
     notes += [f"{len(names)} images: " + ", ".join(f"{len(chosen)} {part}" for part, chosen in splits.items())]

@@ -19,7 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tritonnet.data.dataset import CACHE_BYTES, Dataset, Sample, each, split_beside_test
+from tritonnet.data.dataset import CACHE_BYTES, Dataset, Sample, each, split
 from tritonnet.data.image import DataError, RawMask, fit_image, resize_mask
 from tritonnet.data.mapping import IGNORE, MaskMapping, default_names
 from tritonnet.data.survey import Histogram, histogram, survey
@@ -69,7 +69,7 @@ def open_hdf5(
     if val is None and {"train", "val"} <= set(own):
         splits = own
     else:
-        splits = split_beside_test(about["names"], val or "every:5", own.get("test", ()))
+        splits = split(about["names"], val or "every:5", own.get("test", ()))
 
     wide = images.dtype == np.uint16
 
