@@ -217,28 +217,11 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 # --- mistakes ---
 
 
-def _broken(kind: str, root: Path) -> Path:
-    """A folder of images and masks with one thing wrong."""
-    data = write_folder(root / "data")
-    first = data / "images" / "cell_0.png"
-    if kind == "empty":
-        for path in (data / "images").iterdir():
-            path.unlink()
-    elif kind == "unreadable":
-        first.write_bytes(b"no picture")
-    elif kind == "mask missing":
-        (data / "masks" / "cell_0.png").unlink()
-    elif kind == "mask extra":
-        first.unlink()
-    elif kind == "mask of another size":
-        Image.fromarray(np.zeros((8, 9), np.uint8)).save(data / "masks" / "cell_0.png")
-    return data
-
-
-@pytest.mark.parametrize("kind", ["empty", "unreadable", "mask missing", "mask extra", "mask of another size"])
-def test_bad_data(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("train", "--data", _broken(kind, tmp_path), *QUICK, "--out", tmp_path / "run") == 2
-    one_line(capsys)
+def test_bad_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_folder(tmp_path / "data")
+    (data / "images" / "cell_0.png").write_bytes(b"no picture")
+    assert run("train", "--data", data, *QUICK, "--out", tmp_path / "run") == 2
+    assert "cell_0.png: cannot be read" in one_line(capsys)
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
