@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,13 @@ def test_help_teaches(command: tuple[str, ...], capsys: pytest.CaptureFixture[st
     assert "tritonnet" in text
     if command in (("train",), ("evaluate",), ("predict",), ("summary",), ("inspect",), ("profile",)):
         assert "Example" in text
+
+
+def test_train_has_an_option_for_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "--help") == 0
+    text = capsys.readouterr().out
+    assert all(f"--{field.name.replace('_', '-')} " in text for field in fields(Config))
+    assert "[default: 256; without a GPU 32]" in " ".join(text.replace("│", " ").split())
 
 
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,10 +77,10 @@ class Loader:
 
     def order(self, epoch: int) -> np.ndarray:
         """The samples of an epoch in the order they are taken. Shape: (len(indices),) int64."""
-        indices = np.asarray(self.indices, np.int64)
-        return (
-            indices[np.argsort(hashed(self.seed, epoch, indices, stream=0), kind="stable")] if self.shuffle else indices
-        )
+        order = np.asarray(self.indices, np.int64)
+        if self.shuffle:
+            order = order[np.argsort(hashed(self.seed, epoch, order, stream=0), kind="stable")]
+        return order
 
     def epoch(self, epoch: int, position: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (counted from 0), from the image at `position` on.
