@@ -1,13 +1,12 @@
 """Progress in a terminal: a bar with images/s and the time left. Elsewhere the plain lines of `Listener` serve."""
 
 import sys
-from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from tritonnet.kernels.runtime import INTERPRET
-from tritonnet.train.report import Listener, clock, epoch_line
+from tritonnet.train.report import Listener, clock
 
 __all__ = ["TerminalListener", "listener"]
 
@@ -37,10 +36,6 @@ class TerminalListener(Listener):
         elapsed, left = self.elapsed(), self.time_left(done)
         speed = f"{images_per_second:.1f} images/s, {clock(left)} left"
         self.bar.update(self.task, completed=elapsed / max(elapsed + left, 1e-9), speed=speed)
-
-    def epoch(self, row: Mapping[str, float]) -> None:
-        """A line an epoch."""
-        self.message(epoch_line(row, 0 if self.seconds else self.epochs))
 
     def end(self) -> None:
         """Take the bar away."""
