@@ -139,8 +139,7 @@ class Training:
     def update(self, batch: Batch) -> None:
         """Make the step of a batch, without the parts of it in which no pixel counts: a mean over nothing is NaN."""
         size = self.config.batch_size
-        parts = [batch.masks[first : first + size] for first in range(0, len(batch.masks), size)]
-        counts = np.array([(part != IGNORE).sum() for part in parts])
+        counts = np.add.reduceat((batch.masks != IGNORE).sum(axis=(1, 2)), np.arange(0, len(batch.masks), size))
         live = np.repeat(counts > 0, size)[: len(batch.masks)]
         kept = slice(None) if live.all() else live
         images, masks, indices = (array[kept] for array in (batch.images, batch.masks, batch.indices))
@@ -225,7 +224,6 @@ class Training:
             with self.stop, precision(config.precision):
                 self.epochs()
         except KeyboardInterrupt:
-            self.listener.end()
             self.listener.message(self.stopped())
             raise
         finally:
