@@ -18,6 +18,7 @@ from small import train_small
 
 import tritonnet as tn
 from tritonnet.cli import main
+from tritonnet.cli.progress import TerminalListener
 from tritonnet.kernels.runtime import INTERPRET
 from tritonnet.train import Config, Listener
 
@@ -71,6 +72,23 @@ def test_train_has_an_option_for_every_field(capsys: pytest.CaptureFixture[str])
     text = capsys.readouterr().out
     assert all(f"--{field.name.replace('_', '-')} " in text for field in fields(Config))
     assert "[default: 256; without a GPU 32]" in " ".join(text.replace("│", " ").split())
+
+
+def test_how_far_a_run_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("tritonnet.train.report.QUIET_SECONDS", -1.0)
+    plain, bar = Listener(), TerminalListener()
+    row = dict.fromkeys(("epoch", "train_loss", "val_loss", "iou", "dice", "pixel_accuracy", "images_per_second"), 1.0)
+    for listener in (plain, bar):
+        listener.begin(3, 10, 2, 0.0)  # a run that goes on after three of ten steps
+        listener.step(10, 12.5)
+        listener.epoch(row)
+    assert bar.bar is not None
+    assert bar.bar.tasks[0].completed == bar.bar.tasks[0].total
+    assert bar.bar.tasks[0].fields["speed"] == "12.5 images/s, 0:00 left"
+    bar.end()
+    out = capsys.readouterr().out
+    assert out.startswith("  step 10/10  12.5 images/s  0:00 left\n")
+    assert out.count("epoch 1/2  train loss 1.0000") == 2
 
 
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
