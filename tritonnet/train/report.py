@@ -47,7 +47,7 @@ class Listener:
     """Prints plain lines. Subclass it to show progress otherwise."""
 
     def message(self, text: str) -> None:
-        """A line to read."""
+        """A line to read; those of `step` and `epoch` come here too."""
         print(text, flush=True)
 
     def begin(self, done: int, steps: int, epochs: int, seconds: float) -> None:
