@@ -26,7 +26,6 @@ __all__ = [
 THREADS = min(8, os.cpu_count() or 1)  # that decode
 CACHE_BYTES = 1 << 30  # 5461 RGB images of 256 x 256 with their masks
 
-
 Sample = tuple[np.ndarray, np.ndarray]
 
 

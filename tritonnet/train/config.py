@@ -18,8 +18,6 @@ from tritonnet.train.objective import parse_loss, parse_weights
 __all__ = ["ARGUMENTS", "HELP", "LARGEST", "Config", "own_arguments"]
 
 LARGEST = 8192  # side of an image, in pixels
-
-
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "unet": ("base_channels", "depth", "upsample", "skip", "down", "dropout"),
     "resunet": ("base_channels", "depth"),
@@ -64,7 +62,7 @@ class Config:
     size: int = _is(256, "images are resized to size x size pixels", 1, LARGEST, slow=32)
     batch_size: int = _is(16, "images at a time", 1, 65536, slow=8)
     epochs: int = _is(60, "passes over the training images; 0: as many as make 150 steps, at least 3", 0, 10**6, slow=0)
-    lr: float = _is(1e-3, "learning rate at the start", 0, math.inf)
+    lr: float = _is(1e-3, "learning rate at the start", 1e-30, math.inf)
     optimizer: str = _is(
         "adam", "adam, adamw, sgd with momentum, adagrad or rmsprop", "adam", "adamw", "sgd", "adagrad", "rmsprop"
     )
@@ -149,8 +147,6 @@ class Config:
                 (least, most), upper = limits, "below" if kind is float else "at most"
                 if not least <= value <= most or (kind is float and value == most):
                     refuse("config", f"{name} must be at least {least} and {upper} {most}, got {value}")
-        if self.lr == 0:
-            refuse("config", "lr must be above 0, got 0")
         Augmentation.parse(self.augment)
         parse_loss(self.loss)
         parse_weights(self.class_weights)
