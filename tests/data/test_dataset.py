@@ -158,7 +158,7 @@ def test_pets_refuse(pets: Path) -> None:
     test.write_text("\n")
     complains("lists no image")
     test.unlink()
-    complains(r"test\.txt: cannot be read")
+    complains(r"test\.txt: no such file")
     test.write_text("Cat_5\n")
     (pets / "annotations" / "trimaps" / "Cat_5.png").unlink()
     complains(r"Cat_5\.jpg: has no mask; add .*trimaps/Cat_5\.png")
@@ -197,15 +197,7 @@ def test_split_refuses(spec: str) -> None:
 
 
 REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing-mask": (lambda d: (d / "masks" / "n3.png").unlink(), r"images/n3\.png: has no mask; add .*masks/n3\.png"),
-    "extra-mask": (lambda d: (d / "images" / "n3.png").unlink(), r"masks/n3\.png: mask without an image"),
-    "twins": (lambda d: put(d / "images" / "n3.jpg", picture(3)), r"n3\.png: has the same name as n3\.jpg"),
-    "other-size": (lambda d: put(d / "masks" / "n3.png", half(255, 4, 4)), r"n3\.png: is 4x4 pixels, but its image"),
     "no-picture": (lambda d: (d / "images" / "n3.png").write_text("x"), r"images/n3\.png: cannot be read as PNG"),
-    "cut-mask": (
-        lambda d: (d / "masks" / "n3.png").write_bytes((d / "masks" / "n3.png").read_bytes()[:60]),
-        r"masks/n3\.png: cannot be decoded",
-    ),
     "no-masks": (lambda d: (d / "masks").rename(d / "labels"), r"masks: no such folder; .* holds images, labels"),
     "empty": (lambda d: [f.unlink() for f in (d / "images").iterdir()], "images: the folder holds no picture"),
     "coloured": (lambda d: put(d / "masks" / "n3.png", picture(3)), r"different colours .*n3\.png"),
@@ -246,12 +238,12 @@ def test_channel_statistics_are_those_of_the_training_split(wide: bool, folder: 
 
 
 def test_a_constant_channel_has_deviation_one() -> None:
-    class Flat(Dataset):
-        def read(self, index: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
-            return np.full((4, 4, 1), 51, np.uint8), np.zeros((4, 4), np.uint8)
+    def read(index: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
+        return np.full((4, 4, 1), 51, np.uint8), np.zeros((4, 4), np.uint8)
 
     mapping = MaskMapping("values", 2, {0: 0, 1: 1})
-    data = Flat(names=["a"], size=4, channels=1, class_names=["a", "b"], mapping=mapping, splits={"train": (0,)})
+    about = {"names": ["a"], "class_names": ("a", "b"), "splits": {"train": (0,)}}
+    data = Dataset(read=read, size=4, channels=1, mapping=mapping, **about)
     assert channel_statistics(data) == ((51 / 255,), (1.0,))
     with pytest.raises(DataError, match="no training image"):
         channel_statistics(data, [])

@@ -73,6 +73,17 @@ def test_another_size_and_another_division(packed: Path) -> None:
     assert data.splits["val"] == (1, 3, 5)
 
 
+def test_samples_are_read_as_large_as_they_are_stored(packed: Path) -> None:
+    file = open_dataset(packed, 8)
+    for stored, sample in zip(file.read(2, None), open_dataset(packed, 16).sample(2), strict=True):
+        assert (stored == sample).all()
+    image, mask = open_dataset(packed.parent / "data", 16).read(2, None)
+    assert (image == noise(2)).all()
+    assert (COLOURS[[0, 2, 1]][mask] == coloured(2)).all()  # green's number is less than red's
+    for ours, larger in zip(Cells(1, 8).read(0, 16), Cells(1, 16).sample(0), strict=True):
+        assert (ours == larger).all()
+
+
 def test_a_test_split_is_kept(tmp_path: Path) -> None:
     cells = Cells(6, 16)
     cells.splits = {"train": (0, 1, 2), "val": (3,), "test": (4, 5)}

@@ -15,7 +15,7 @@ import typer
 import tritonnet
 from tritonnet.cli import data, networks
 from tritonnet.cli import doctor as examination
-from tritonnet.cli.options import ask, option
+from tritonnet.cli.options import ask, configuring
 from tritonnet.cli.progress import listener
 from tritonnet.data import DataError
 from tritonnet.io import FileError
@@ -37,7 +37,6 @@ __all__ = ["app", "main"]
 
 MISTAKES = (DataError, Fault, FileError, OSError, Refused)
 MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
-MEMORY_IS_SHORT = "out of memory; choose a smaller --batch-size, --size or --base-channels"
 
 app = typer.Typer(
     add_completion=False,
@@ -75,66 +74,34 @@ def main(args: list[str] | None = None) -> None:
             prog_name="tritonnet",
             standalone_mode=False,
         )
-    except MEMORY:
-        code = _complain(MEMORY_IS_SHORT)
-    except MISTAKES as error:
-        code = _complain(
-            f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        )
     except Exception as error:
-        if "DefaultCPUAllocator" in str(error):  # torch has no type for it
-            code = _complain(MEMORY_IS_SHORT)
-        elif not hasattr(error, "format_message"):  # the argument parser's own errors have it
-            raise
-        else:
+        if isinstance(error, MEMORY) or "DefaultCPUAllocator" in str(error):  # torch has no type for the host's
+            text = "out of memory; choose a smaller --batch-size, --size or --base-channels"
+        elif isinstance(error, OSError) and error.filename:
+            text = f"{error.filename}: {error.strerror}"
+        elif isinstance(error, MISTAKES):
+            text = str(error)
+        elif hasattr(error, "format_message"):  # the argument parser's own errors have it
             command = getattr(getattr(error, "ctx", None), "command_path", "tritonnet")
-            code = _complain(f"{error.format_message().rstrip('.')}; {command} --help explains")
+            text = f"{error.format_message().rstrip('.')}; {command} --help explains"
+        else:
+            raise
+        print(f"tritonnet: error: {' '.join(text.splitlines())}", file=sys.stderr)
+        code = 2
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _complain(text: str) -> int:
-    print(f"tritonnet: error: {' '.join(text.splitlines())}", file=sys.stderr)
-    return 2
-
-
 @app.command()
+@configuring()
 def train(
-    data: Annotated[str | None, option("data", "")] = None,
-    model: Annotated[str | None, option("model", "unet; without a GPU poster")] = None,
-    size: Annotated[int | None, option("size", "256; without a GPU 32")] = None,
-    batch_size: Annotated[int | None, option("batch_size", "16; without a GPU 8")] = None,
-    epochs: Annotated[int | None, option("epochs", "60; without a GPU 0")] = None,
-    lr: Annotated[float | None, option("lr", "0.001")] = None,
-    optimizer: Annotated[str | None, option("optimizer", "adam")] = None,
-    precision: Annotated[str | None, option("precision", "bf16 on a GPU that has it, else fp32")] = None,
-    seed: Annotated[int | None, option("seed", "0")] = None,
-    val: Annotated[str | None, option("val", "auto")] = None,
-    out: Annotated[str | None, option("out", "")] = None,
+    *,
     resume: Annotated[
         Path | None, ask("go on with a stopped run folder; its config.toml has the other options")
     ] = None,
-    config: Annotated[Path | None, ask("TOML file of defaults, such as a run's config.toml; options here win")] = None,
-    base_channels: Annotated[int | None, option("base_channels", "64")] = None,
-    depth: Annotated[int | None, option("depth", "4; resunet 3")] = None,
-    upsample: Annotated[str | None, option("upsample", "transposed")] = None,
-    skip: Annotated[str | None, option("skip", "concat")] = None,
-    down: Annotated[str | None, option("down", "pool")] = None,
-    dropout: Annotated[float | None, option("dropout", "0")] = None,
-    head: Annotated[str | None, option("head", "softmax")] = None,
-    loss: Annotated[str | None, option("loss", "ce")] = None,
-    class_weights: Annotated[str | None, option("class_weights", "1 for each")] = None,
-    momentum: Annotated[float | None, option("momentum", "0.9")] = None,
-    weight_decay: Annotated[float | None, option("weight_decay", "0")] = None,
-    schedule: Annotated[str | None, option("schedule", "cosine")] = None,
-    warmup: Annotated[int | None, option("warmup", "0")] = None,
-    clip: Annotated[float | None, option("clip", "0")] = None,
-    accumulate: Annotated[int | None, option("accumulate", "1")] = None,
-    ema: Annotated[float | None, option("ema", "0")] = None,
-    patience: Annotated[int | None, option("patience", "0")] = None,
-    init: Annotated[str | None, option("init", "")] = None,
-    flips: Annotated[bool | None, option("flips", "on", "--flips/--no-flips")] = None,
-    augment: Annotated[str | None, option("augment", "")] = None,
-    cells: Annotated[int | None, option("cells", "500; without a GPU 200")] = None,
+    config: Annotated[
+        Path | None, ask("TOML file of defaults, such as a run's config.toml; options given here win")
+    ] = None,
+    **options: Any,
 ) -> None:
     """Train a network on images and masks.
 
@@ -150,25 +117,27 @@ def train(
     - `tritonnet train --data nuclei --loss "ce + dice"` where the objects are few or small
     - `tritonnet train --resume runs/001` goes on where a stopped run was last saved, to the same bits
 
-    Ctrl-C and SIGTERM save after the step they come in. What has no option stands in config.toml and is set by --config.
+    Ctrl-C and SIGTERM save after the step they come in.
 
     The run folder then holds best.h5 (for predict and evaluate), last.h5 (to go on), metrics.csv, curves.png, samples/
     and config.toml.
     """
-    chosen = {name: value for name, value in locals().items() if name != "resume" and value is not None}
+    chosen = {name: value for name, value in options.items() if value is not None}
     for name, value in chosen.items():
         if value == "":  # as from a shell variable that is not set
             refuse("train", f"--{name} must not be empty")
     if resume is not None:
+        if config is not None:
+            chosen["config"] = config
         if chosen:
             given = ", ".join("--" + name.replace("_", "-") for name in chosen)
             anew = f"or start a new run from its weights with --init {resume}/best.h5 in place of --resume"
             refuse("train", f"--resume takes its options from the run's config.toml; leave out {given}, {anew}")
         _finish(_run(lambda: resume_run(resume, listener())))
         return
-    given_file = Config.read(chosen.pop("config")) if config else {}
-    start = {**given_file, **chosen}.get("init")
-    settings = Config.for_machine(**{**(network_of(str(start)) if start else {}), **given_file, **chosen})
+    wanted = (Config.read(config) if config else {}) | chosen
+    start = network_of(str(wanted["init"])) if wanted.get("init") else {}
+    settings = Config.for_machine(**start | wanted)
     own_arguments(settings.model, chosen)
     _finish(_run(lambda: train_network(settings, listener())))
 

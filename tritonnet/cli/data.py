@@ -1,7 +1,6 @@
 """`tritonnet data`: look at a dataset before training on it."""
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +10,9 @@ from tritonnet.data import Augmentation, DataError, Dataset, open_dataset
 from tritonnet.data import check as check_data
 from tritonnet.data import pack as pack_data
 from tritonnet.data.image import PICTURES
-from tritonnet.io import write_atomically
+from tritonnet.io import replacing
 from tritonnet.train.batches import augmented_sample
-from tritonnet.train.config import HELP, MOST
+from tritonnet.train.config import HELP, LARGEST
 from tritonnet.train.pictures import contact_sheet
 
 __all__ = ["app"]
@@ -25,7 +24,7 @@ app = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder or HDF5 file as for train", show_default=False)]
-Size = Annotated[int, typer.Option(help=HELP["size"], min=1, max=MOST["size"])]
+Size = Annotated[int, typer.Option(help=HELP["size"], min=1, max=LARGEST)]
 Val = Annotated[str, typer.Option(help=HELP["val"])]
 
 
@@ -71,7 +70,8 @@ def pack(
         raise DataError(f"{out}: is there already; choose another name or remove it")
     dataset = _open(data, size, val)
     try:
-        write_atomically(out, partial(pack_data, dataset))
+        with replacing(out) as temporary:
+            pack_data(dataset, temporary)
     except (OSError, RuntimeError) as error:  # HDF5's own text is long
         raise DataError(f"{out}: cannot be written ({os.strerror(getattr(error, 'errno', 0) or 5)})") from None
     print(f"{len(dataset)} images of {size}x{size} in {out}, {out.stat().st_size / 2**20:.1f} MiB")

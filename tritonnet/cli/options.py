@@ -1,12 +1,17 @@
-"""Options whose help says the default in words."""
+"""Options whose help says the default in words, and options made of the fields of Config."""
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from tritonnet.train.config import HELP
+from tritonnet.train import Config
 
-__all__ = ["ask", "option"]
+__all__ = ["ask", "configuring"]
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def ask(text: str, *names: str, **limits: Any) -> Any:
@@ -14,6 +19,21 @@ def ask(text: str, *names: str, **limits: Any) -> Any:
     return typer.Option(*names, help=text, show_default=False, **limits)
 
 
-def option(field: str, here: str, *names: str) -> Any:
-    """An option that sets a field of Config; `here` is its default in words, if the help does not say it."""
-    return ask(HELP[field] + (f" [default: {here}]" if here else ""), *names)
+def configuring(*names: str) -> Callable[[Command], Command]:
+    """Give a command whose last parameter is `**chosen` an option for each of these fields of Config (default: all).
+
+    What was not given is None. The options stand in front of the command's own keywords.
+    """
+
+    def decorate(command: Command) -> Command:
+        signature, made = inspect.signature(command), []
+        for own in [own for own in fields(Config) if own.name in (names or (own.name,))]:
+            words, slow = own.metadata["words"], own.metadata["slow"]
+            default = f" [default: {words}{'' if slow is None else f'; without a GPU {slow}'}]" if words else ""
+            option = Annotated[own.type | None, ask(own.metadata["help"] + default)]  # type: ignore[name-defined]
+            made.append(inspect.Parameter(own.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option))
+        parameters = sorted([*made, *[*signature.parameters.values()][:-1]], key=lambda parameter: parameter.kind)
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate

@@ -1,13 +1,12 @@
 """Progress in a terminal: a bar with images/s and the time left. Elsewhere the plain lines of `Listener` serve."""
 
 import sys
-from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from tritonnet.kernels.runtime import INTERPRET
-from tritonnet.train.report import Listener, clock, epoch_line
+from tritonnet.train.report import Listener, clock
 
 __all__ = ["TerminalListener", "listener"]
 
@@ -28,24 +27,15 @@ class TerminalListener(Listener):
         super().begin(done, steps, epochs, seconds)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[speed]}"))
         self.bar = Progress(*columns, console=self.console, transient=True)
-        self.task = self.bar.add_task(
-            "training", total=steps, completed=done, speed="" if INTERPRET else "compiling kernels ..."
-        )
+        self.task = self.bar.add_task("training", total=1.0, speed="" if INTERPRET else "compiling kernels ...")
         self.bar.start()
 
     def step(self, done: int, images_per_second: float) -> None:
         """Move the bar."""
         assert self.bar is not None
-        left = self.time_left(done)
-        total = (
-            (done - self.first) * (1 + left / max(self.elapsed(), 1e-9)) + self.first if self.seconds else self.steps
-        )
+        elapsed, left = self.elapsed(), self.time_left(done)
         speed = f"{images_per_second:.1f} images/s, {clock(left)} left"
-        self.bar.update(self.task, completed=done, total=total, speed=speed)
-
-    def epoch(self, row: Mapping[str, float]) -> None:
-        """A line an epoch."""
-        self.message(epoch_line(row, 0 if self.seconds else self.epochs))
+        self.bar.update(self.task, completed=elapsed / max(elapsed + left, 1e-9), speed=speed)
 
     def end(self) -> None:
         """Take the bar away."""

@@ -4,7 +4,7 @@ The numbers drawn here are what `tritonnet.kernels.augment` needs of an image; i
 device. Angles and factors are uniform within their amount, displacements normal. What is left out does not happen.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,12 @@ from tritonnet.data.loader import hashed
 __all__ = ["Augmentation", "Drawn"]
 
 GRID = 3  # the coarse grid of the U-Net paper
+
+
+AMOUNTS = {  # the usual, and the most
+    "turns": (1.0, 1.0), "rotate": (15.0, 180.0), "scale": (0.2, 3.0), "shift": (0.05, 1.0), "elastic": (0.03, 0.5),
+    "brightness": (0.1, 1.0), "contrast": (0.2, 3.0), "gamma": (0.2, 3.0), "noise": (0.03, 1.0),
+}  # fmt: skip
 
 
 class Drawn(NamedTuple):
@@ -61,14 +67,15 @@ class Augmentation:
         amounts: dict[str, float] = {}
         for part in filter(None, (piece.strip() for piece in text.split(","))):
             name, _, value = (word.strip() for word in part.partition("="))
-            if name not in USUAL:
-                raise DataError(f"augment: must be names among {', '.join(USUAL)}, got {name!r}")
+            if name not in AMOUNTS:
+                raise DataError(f"augment: must be names among {', '.join(AMOUNTS)}, got {name!r}")
+            usual, most = AMOUNTS[name]
             try:
-                amounts[name] = float(value) if value else USUAL[name]
+                amounts[name] = float(value) if value else usual
             except ValueError:
                 amounts[name] = float("nan")
-            if not 0 <= amounts[name] <= MOST[name]:
-                raise DataError(f"augment: {name} must be from 0 to {MOST[name]:g}, got {value!r}")
+            if not 0 <= amounts[name] <= most:
+                raise DataError(f"augment: {name} must be from 0 to {most:g}, got {value!r}")
         return Augmentation(**amounts) if amounts else None
 
     def draw(self, seed: int, epoch: int, indices: np.ndarray, side: int) -> Drawn:
@@ -85,37 +92,15 @@ class Augmentation:
         zoom = np.exp(between(np.log1p(self.scale)))
         # whole for quarter turns alone, so that their pixels are copied
         cos, sin = (np.where(np.abs(f - np.rint(f)) < 1e-12, np.rint(f), f) for f in (np.cos(angle), np.sin(angle)))
-        affine = [
-            zoom * cos,
-            -zoom * sin,
-            between(self.shift) * side,
-            zoom * sin,
-            zoom * cos,
-            between(self.shift) * side,
-        ]
-        colour = [
-            between(self.brightness),
-            np.exp(between(np.log1p(self.contrast))),
-            np.exp(between(np.log1p(self.gamma))),
-            uniform() * self.noise,
-        ]
-        radius, phase = zip(
-            *((np.sqrt(-2 * np.log1p(-uniform())), 2 * np.pi * uniform()) for _ in range(GRID * GRID)), strict=True
-        )
-        grid = np.stack([np.stack(radius) * wave(np.stack(phase)) for wave in (np.cos, np.sin)]) * (self.elastic * side)
+        # drawn in this order
+        move = zoom * cos, -zoom * sin, between(self.shift) * side, zoom * sin, zoom * cos, between(self.shift) * side
+        light, contrast = between(self.brightness), np.exp(between(np.log1p(self.contrast)))
+        colour = light, contrast, np.exp(between(np.log1p(self.gamma))), uniform() * self.noise
+        normal = [(np.sqrt(-2 * np.log1p(-uniform())), 2 * np.pi * uniform()) for _ in range(GRID * GRID)]
+        radius, phase = (np.stack(drawn) for drawn in zip(*normal, strict=True))
+        grid = np.stack([radius * np.cos(phase), radius * np.sin(phase)]) * (self.elastic * side)
         return Drawn(
-            np.stack([*affine, *colour], axis=1).astype(np.float32),
+            np.stack([*move, *colour], axis=1).astype(np.float32),
             grid.transpose(2, 0, 1).reshape(-1, 2, GRID, GRID).astype(np.float32),
             hashed(seed, epoch, indices, next(stream)).view(np.int64),
         )
-
-
-USUAL = {
-    "turns": 1.0, "rotate": 15.0, "scale": 0.2, "shift": 0.05, "elastic": 0.03, "brightness": 0.1, "contrast": 0.2,
-    "gamma": 0.2, "noise": 0.03,
-}  # fmt: skip
-MOST = {
-    "turns": 1.0, "rotate": 180.0, "scale": 3.0, "shift": 1.0, "elastic": 0.5, "brightness": 1.0, "contrast": 3.0,
-    "gamma": 3.0, "noise": 1.0,
-}  # fmt: skip
-assert [f.name for f in fields(Augmentation)] == list(USUAL) == list(MOST)

@@ -38,16 +38,11 @@ class Cells(Dataset):
             raise DataError(f"made cells need count >= 1 and size >= 8, got count {count} and size {size}")
         names = [f"cells_{i:05d}" for i in range(count)]
         super().__init__(
-            names=names, size=size, channels=3, class_names=("background", "cell"), cache_bytes=cache_bytes,
-            mapping=MaskMapping("values", 2, {0: 0, 1: 1}),
+            read=lambda index, side: _picture(side or size, seed, index), names=names, size=size, channels=3,
+            class_names=("background", "cell"), mapping=MaskMapping("values", 2, {0: 0, 1: 1}), cache_bytes=cache_bytes,
             splits=split(names, val or ("every:5" if count >= 5 else "none")),
             notes=[f"{count} made pictures of cells (no microscope was involved), seed {seed}"],
         )  # fmt: skip
-        self.seed = seed
-
-    def read(self, index: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """As in `Dataset`."""
-        return _picture(size or self.size, self.seed, index)
 
 
 def _picture(size: int, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:

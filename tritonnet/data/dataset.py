@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,22 @@ import numpy as np
 
 from tritonnet.data.image import DataError
 from tritonnet.data.mapping import MaskMapping, default_palette
+from tritonnet.io.untrusted import explained
 
 __all__ = [
-    "CACHE_BYTES", "Dataset", "attempt", "channel_statistics", "class_weights", "each", "split", "split_beside_test",
+    "CACHE_BYTES", "THREADS", "Dataset", "attempt", "channel_statistics", "class_weights", "each", "split",
 ]  # fmt: skip
 
+THREADS = min(8, os.cpu_count() or 1)  # that decode
 CACHE_BYTES = 1 << 30  # 5461 RGB images of 256 x 256 with their masks
 
+Sample = tuple[np.ndarray, np.ndarray]
 
-def each(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None = None) -> list[Any]:
-    """`[work(item) for item in items]` on threads (default: one a core, at most 8); the first error is raised."""
-    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-        futures = [pool.submit(work, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+
+def each(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """`[work(item) for item in items]` on threads; the first error is raised, and what was not begun is left."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(work, items))
 
 
 def attempt(work: Callable[[Any], Any], items: Sequence[Any], faults: list[str]) -> list[Any]:
@@ -49,10 +49,13 @@ def attempt(work: Callable[[Any], Any], items: Sequence[Any], faults: list[str])
     return [None if isinstance(result, DataError) else result for result in results]
 
 
+@dataclass(kw_only=True, eq=False)
 class Dataset:
-    """Images and masks of one size, by index. `read` is what a kind of dataset has of its own.
+    """Images and masks of one size, by index.
 
     Args:
+        read: (index, side) -> new arrays, image and mask as `sample` gives them but of that side, or (None) as large as
+            they are stored: (H, W, channels) and (H, W).
         names: one a sample, in the dataset's order.
         size: side S of images and masks, in pixels, at least 1.
         channels: 1 or 3.
@@ -60,37 +63,28 @@ class Dataset:
         mapping: from raw mask values to classes.
         splits: indices of "train", "val" and perhaps "test".
         wide: whether images have 16 bits a value.
-        palette: K colours; None for the default ones.
+        palette: K colours; none for the default ones.
         notes: lines for the user.
         cache_bytes: memory for decoded samples, at least 0.
     """
 
-    def __init__(
-        self,
-        *,
-        names: Sequence[str],
-        size: int,
-        channels: int,
-        class_names: Sequence[str],
-        mapping: MaskMapping,
-        splits: dict[str, tuple[int, ...]],
-        wide: bool = False,
-        palette: tuple[tuple[int, int, int], ...] | None = None,
-        notes: Sequence[str] = (),
-        cache_bytes: int = CACHE_BYTES,
-    ) -> None:
-        check_shape(size, channels)
-        self.names = tuple(names)
-        self.size = size
-        self.channels = channels
-        self.class_names = tuple(class_names)
-        self.mapping = mapping
-        self.splits = splits
-        self.wide = wide
-        self.palette = palette or default_palette(len(self.class_names))
-        self.notes = tuple(notes)
-        self._room = cache_bytes
-        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    read: Callable[[int, int | None], Sample]
+    names: Sequence[str]
+    size: int
+    channels: int
+    class_names: tuple[str, ...]
+    mapping: MaskMapping
+    splits: dict[str, tuple[int, ...]]
+    wide: bool = False
+    palette: tuple[tuple[int, int, int], ...] = ()
+    notes: Sequence[str] = ()
+    cache_bytes: int = CACHE_BYTES
+
+    def __post_init__(self) -> None:
+        check_shape(self.size, self.channels)
+        self.names, self.notes = tuple(self.names), tuple(self.notes)
+        self.palette = self.palette or default_palette(self.num_classes)
+        self._kept: dict[int, Sample] = {}
         self._lock = threading.Lock()
 
     @property
@@ -106,7 +100,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.names)
 
-    def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, index: int) -> Sample:
         """Image (S, S, channels), uint8 or uint16, and mask (S, S), uint8 in 0..K-1 or IGNORE.
 
         The arrays are read-only; any thread may ask.
@@ -120,8 +114,7 @@ class Dataset:
         image, mask = self.read(index, self.size)
         image.flags.writeable = mask.flags.writeable = False
         with self._lock:
-            if index not in self._kept and image.nbytes + mask.nbytes <= self._room:
-                self._room -= image.nbytes + mask.nbytes
+            if (len(self._kept) + 1) * (image.nbytes + mask.nbytes) <= self.cache_bytes:  # all are as large
                 self._kept[index] = image, mask
         return image, mask
 
@@ -133,10 +126,6 @@ class Dataset:
             "mask_mapping": self.mapping.to_json(),
         }  # fmt: skip
 
-    def read(self, index: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """The same in arrays of its own, of another side or (None) as large as it is stored: (H, W, channels) and (H, W)."""
-        raise NotImplementedError
-
 
 def check_shape(size: int, channels: int) -> None:
     """Refuse a size or channel number that no dataset can have."""
@@ -146,19 +135,21 @@ def check_shape(size: int, channels: int) -> None:
         raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
 
 
-def split(names: Sequence[str], spec: str) -> dict[str, tuple[int, ...]]:
-    """Divide samples into "train" and "val".
+def split(names: Sequence[str], spec: str, test: Sequence[int] = ()) -> dict[str, tuple[int, ...]]:
+    """Divide samples into "train" and "val", those apart that are "test".
 
     Args:
         names: in the dataset's order.
         spec: "every:N" (index % N == N - 1 is validation), a fraction such as "0.2" (that share, evenly spread: 0.2 is
             every:5), "none" (all train), or the path of a file with one validation name a line (with or without an
             extension).
+        test: indices of samples that are left out of both.
 
     Raises:
         DataError: not such a spec, an unknown name, or an empty side.
     """
-    count = len(names)
+    others = sorted({*range(len(names))} - {*test})
+    count = len(others)
     if spec == "none":
         chosen: set[int] = set()
     elif spec.startswith("every:"):
@@ -171,22 +162,18 @@ def split(names: Sequence[str], spec: str) -> dict[str, tuple[int, ...]]:
             raise DataError(f"--val {spec}: the fraction must be above 0 and below 1")
         chosen = {i for i in range(count) if (i + 1) * share // 1 > i * share // 1}
     elif Path(spec).is_file():
-        chosen = set(find(names, read_names(Path(spec)), spec))
+        chosen = set(find([names[i] for i in others], read_names(Path(spec)), spec))
     else:
         raise DataError(f"--val {spec}: not every:N, not a fraction such as 0.2, and no such split file")
-    parts = {"train": tuple(i for i in range(count) if i not in chosen), "val": tuple(sorted(chosen))}
+    parts = {
+        "train": tuple(i for at, i in enumerate(others) if at not in chosen),
+        "val": tuple(others[at] for at in sorted(chosen)),
+    }
     if spec != "none" and not all(parts.values()):
         empty = "training" if parts["val"] else "validation"
         remedy = "choose another split, such as every:2" if count > 1 else "add images"
         raise DataError(f"--val {spec} leaves no image of {count} for {empty}; {remedy}")
-    return parts
-
-
-def split_beside_test(names: Sequence[str], spec: str, test: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """The same for the samples that are not among `test`, which become split "test"."""
-    others = sorted(set(range(len(names))) - set(test))
-    inner = split([names[i] for i in others], spec)
-    return {part: tuple(others[i] for i in chosen) for part, chosen in inner.items()} | {"test": tuple(test)}
+    return parts | ({"test": tuple(test)} if test else {})
 
 
 def find(names: Sequence[str], wanted: Sequence[str], file: str | Path) -> list[int]:
@@ -203,10 +190,8 @@ def find(names: Sequence[str], wanted: Sequence[str], file: str | Path) -> list[
 
 def read_names(file: Path) -> list[str]:
     """The lines of a split file, without empty ones and comments (#)."""
-    try:
+    with explained(file, DataError, "cannot be read as text"):
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as text ({error})") from None
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -218,7 +203,7 @@ def _fraction(spec: str) -> Fraction | None:
 
 
 def channel_statistics(
-    dataset: Dataset, indices: Sequence[int] | None = None, threads: int | None = None
+    dataset: Dataset, indices: Sequence[int] | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over all pixels, of values x `dataset.scale` (so 0..1).
 
@@ -227,7 +212,6 @@ def channel_statistics(
     Args:
         dataset: what to read; this also fills its cache.
         indices: which samples; None for the training split.
-        threads: decoding threads; None for one a core, at most 8.
 
     Raises:
         DataError: no sample, or a damaged file.
@@ -242,7 +226,7 @@ def channel_statistics(
 
     pixels = len(indices) * dataset.size**2
     mean, std = [], []
-    for c in zip(*(s.T.tolist() for s in each(sums, indices, threads)), strict=True):
+    for c in zip(*(s.T.tolist() for s in each(sums, indices)), strict=True):
         total, squares = sum(s[0] for s in c), sum(s[1] for s in c)
         variance = (pixels * squares - total * total) / pixels**2
         mean.append(total / pixels * dataset.scale)

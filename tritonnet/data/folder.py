@@ -18,18 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from tritonnet.data.dataset import (
-    CACHE_BYTES,
-    Dataset,
-    attempt,
-    check_shape,
-    find,
-    read_names,
-    split,
-    split_beside_test,
-)  # fmt: skip
+from tritonnet.data.dataset import CACHE_BYTES, Dataset, Sample, attempt, check_shape, find, read_names, split
 from tritonnet.data.hdf5 import open_hdf5
 from tritonnet.data.image import (
     PICTURES,
@@ -44,25 +33,10 @@ from tritonnet.data.image import (
 from tritonnet.data.mapping import IGNORE, MaskMapping, default_names, default_palette, rgb
 from tritonnet.data.survey import Histogram, Survey, histogram, survey
 
-__all__ = ["FolderDataset", "Files", "examine", "make_dataset", "open_dataset"]
+__all__ = ["Files", "examine", "make_dataset", "open_dataset"]
 
 _TRIMAP = MaskMapping("values", 2, {1: 1, 2: 0, 3: IGNORE})
 _LAYOUTS = (("images", "annotations/trimaps"), ("images", "masks"), ("train", "train_masks"))
-
-
-class FolderDataset(Dataset):
-    """Image files and mask files. Made by `open_dataset`."""
-
-    def __init__(self, images: Sequence[Path], masks: Sequence[Path], **about: object) -> None:
-        super().__init__(names=[_name(path) for path in images], **about)  # type: ignore[arg-type]
-        self.images = tuple(images)
-        self.masks = tuple(masks)
-
-    def read(self, index: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """As in `Dataset`."""
-        image = load_image(self.images[index], size, channels=self.channels, wide=self.wide)
-        raw = read_mask(self.masks[index], coloured=self.mapping.rule == "colours").values
-        return image, resize_mask(self.mapping.apply(raw, str(self.masks[index])), size)
 
 
 class Pair(NamedTuple):
@@ -141,9 +115,8 @@ def examine(root: Path, size: int, mapping: MaskMapping | None = None) -> Files:
     """
     files, images, masks = _find(root)
     rows = _pair(files, images, masks)
-    heads = attempt(image_header, [image for image, _ in rows], files.faults)
-    mask_heads = attempt(image_header, [mask for _, mask in rows], files.faults)
-    for (image, mask), head, mask_head in zip(rows, heads, mask_heads, strict=True):
+    heads = attempt(image_header, [path for row in rows for path in row], files.faults)
+    for (image, mask), head, mask_head in zip(rows, heads[::2], heads[1::2], strict=True):
         if head is None or mask_head is None:
             continue
         if head.size != mask_head.size:
@@ -190,14 +163,14 @@ def _examine_masks(files: Files, size: int, mapping: MaskMapping | None) -> None
         files.faults.append(str(error))
 
 
-def make_dataset(files: Files, size: int, val: str | None, channels: int, cache_bytes: int) -> FolderDataset:
+def make_dataset(files: Files, size: int, val: str | None, channels: int, cache_bytes: int) -> Dataset:
     """The dataset of files without a fault; arguments as for `open_dataset`."""
-    images = [pair.image for pair in files.pairs]
-    names = [_name(path) for path in images]
+    names = [_name(pair.image) for pair in files.pairs]
     wide = sum(pair.head.wide for pair in files.pairs)
     notes = [f"{wide} of {len(names)} images have 16 bits a value; all are read as 16 bits"] if wide else []
     assert files.masks is not None
-    K, colours = files.masks.mapping.num_classes, files.masks.colours
+    mapping, colours = files.masks.mapping, files.masks.colours
+    K = mapping.num_classes
     class_names = ("background", "pet") if files.parts else default_names(K)
     if files.parts:
         train, test = (tuple(sorted(find(names, files.parts[part], part))) for part in ("trainval", "test"))
@@ -207,15 +180,22 @@ def make_dataset(files: Files, size: int, val: str | None, channels: int, cache_
             splits = {"train": train, "val": test}
             notes += ["the test set chooses the best model (validation is test.txt); --val every:5 keeps the two apart"]
         else:
-            splits = split_beside_test(names, val, test)
+            splits = split(names, val, test)
     else:
         splits = split(names, val or "every:5")
     divided = ", ".join(f"{len(chosen)} {part}" for part, chosen in splits.items() if chosen)
     notes += [f"{len(names)} images: {divided}"]
     notes += [f"warning: {line}" for line in files.warnings] + files.masks.notes(class_names, splits["train"])
-    return FolderDataset(
-        images, [pair.mask for pair in files.pairs], size=size, channels=channels, class_names=class_names,
-        mapping=files.masks.mapping, splits=splits, wide=wide > 0, notes=notes, cache_bytes=cache_bytes,
+
+    def read(index: int, side: int | None) -> Sample:
+        image, path, *_ = files.pairs[index]
+        raw = read_mask(path, coloured=mapping.rule == "colours").values
+        mask = mapping.apply(resize_mask(raw, side), str(path))  # what is passed over was counted in the survey
+        return load_image(image, side, channels=channels, wide=wide > 0), mask
+
+    return Dataset(
+        read=read, names=names, size=size, channels=channels, class_names=class_names, mapping=mapping, splits=splits,
+        wide=wide > 0, notes=notes, cache_bytes=cache_bytes,
         palette=tuple(colours.get(c, colour) for c, colour in enumerate(default_palette(K))),
     )  # fmt: skip
 

@@ -19,31 +19,18 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tritonnet.data.dataset import CACHE_BYTES, Dataset, each, split_beside_test
+from tritonnet.data.dataset import CACHE_BYTES, Dataset, Sample, each, split
 from tritonnet.data.image import DataError, RawMask, fit_image, resize_mask
 from tritonnet.data.mapping import IGNORE, MaskMapping, default_names
 from tritonnet.data.survey import Histogram, histogram, survey
 from tritonnet.io import untrusted
 from tritonnet.io.untrusted import explained
 
-__all__ = ["Hdf5Dataset", "open_hdf5", "open_members", "pack"]
+__all__ = ["open_hdf5", "open_members", "pack"]
 
 _FORMAT = "tritonnet-data"
 _SPLITS = ("train", "val", "test")
 _AT_ONCE = 64  # samples decoded ahead while packing
-
-
-class Hdf5Dataset(Dataset):
-    """Images and masks in an HDF5 file, each read when it is asked for. Made by `open_dataset`."""
-
-    def __init__(self, images: h5py.Dataset, masks: h5py.Dataset, stored: MaskMapping, **about: Any) -> None:
-        super().__init__(**about)
-        self._images, self._masks, self._stored = images, masks, stored
-
-    def read(self, index: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """As in `Dataset`."""
-        image = fit_image(_at(self._images, index), size, channels=self.channels, wide=self.wide)
-        return image, resize_mask(self._stored.apply(_at(self._masks, index), _say(self._masks, index)), size)
 
 
 def _say(member: h5py.Dataset, index: int) -> str:
@@ -67,7 +54,7 @@ def open_hdf5(
     channels: int = 3,
     mapping: MaskMapping | None = None,
     cache_bytes: int = CACHE_BYTES,
-) -> Hdf5Dataset:
+) -> Dataset:
     """Open a file of images and masks; arguments and errors as for `open_dataset`.
 
     `val` of None is the file's own /split, else "every:5". Images are resized again where `size` is not the file's.
@@ -82,7 +69,9 @@ def open_hdf5(
     if val is None and {"train", "val"} <= set(own):
         splits = own
     else:
-        splits = split_beside_test(about["names"], val or "every:5", own.get("test", ()))
+        splits = split(about["names"], val or "every:5", own.get("test", ()))
+
+    wide = images.dtype == np.uint16
 
     def look(index: int) -> Histogram:
         return histogram(RawMask(_at(masks, index).astype(np.int32)), _say(masks, index), size)
@@ -94,10 +83,15 @@ def open_hdf5(
     resized = f", resized to {size}x{size}" if images.shape[1:3] != (size, size) else ""
     notes = [f"{len(images)} images of {images.shape[2]}x{images.shape[1]} in {path}{resized}: {divided}"]
     notes += [f"warning: {line}" for line in found.warnings] + found.notes(about["class_names"], splits["train"])
-    return Hdf5Dataset(
-        images, masks, found.mapping, size=size, channels=channels, splits=splits, wide=images.dtype == np.uint16,
-        notes=notes, cache_bytes=cache_bytes, **about,
-    )  # fmt: skip
+
+    def read(index: int, side: int | None) -> Sample:
+        raw = resize_mask(_at(masks, index).astype(np.int32), side)
+        image = fit_image(_at(images, index), side, channels=channels, wide=wide)
+        return image, found.mapping.apply(raw, _say(masks, index))
+
+    return Dataset(
+        read=read, size=size, channels=channels, splits=splits, wide=wide, notes=notes, cache_bytes=cache_bytes, **about
+    )
 
 
 def _description(file: h5py.File, path: Path, count: int) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
@@ -177,7 +171,7 @@ def pack(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     parts = np.zeros(count, np.uint8)
     for i, part in enumerate(_SPLITS):
         parts[list(dataset.splits.get(part, ()))] = i
-    with h5py.File(path, "w", libver=("v110", "v110"), locking=False) as file:  # `write_atomically` holds a lock
+    with h5py.File(path, "w", libver=("v110", "v110"), locking=False) as file:  # `io.replacing` holds a lock
         file.attrs["format"] = np.bytes_(_FORMAT)
         for key in ("class_names", "palette", "mask_mapping"):
             file.attrs[key] = np.bytes_(json.dumps(dataset.config()[key]))

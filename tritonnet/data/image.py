@@ -38,7 +38,7 @@ class DataError(FileError):
 def list_images(path: str | Path, *, others_allowed: bool = False) -> list[Path]:
     """The pictures to read: `path` itself if it is a file, else its pictures sorted by file name.
 
-    A folder without files that has an `images` folder inside means that one. Hidden files are passed over.
+    Hidden files are passed over.
 
     Args:
         path: a picture or a folder.
@@ -53,8 +53,6 @@ def list_images(path: str | Path, *, others_allowed: bool = False) -> list[Path]
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
     found = sorted(f for f in path.iterdir() if f.is_file() and not _is_clutter(f))
-    if not found and (path / "images").is_dir():
-        return list_images(path / "images", others_allowed=others_allowed)
     if others_allowed:
         found = [file for file in found if file.suffix.lower() in PICTURES]
     if not found:
@@ -209,7 +207,7 @@ def read_mask(path: str | Path, *, coloured: bool = False) -> RawMask:
 
 
 def resize_mask(mask: np.ndarray, size: int | None) -> np.ndarray:
-    """Nearest neighbour: (H, W) uint8 -> (size, size) uint8; None keeps its size."""
+    """Nearest neighbour: (H, W) -> (size, size), uint8 or int32; None keeps its size."""
     if size is None or mask.shape == (size, size):
         return mask
     return np.array(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))

@@ -11,7 +11,6 @@ The Python version of CIFAR is pickled, and reading a pickle runs what it says; 
 import gzip
 import math
 import os
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,34 +82,26 @@ def open_labelled(root: str | os.PathLike[str], split: str = "train") -> Labelle
 
 def _read_idx(file: Path, rank: int) -> np.ndarray:
     """An array of bytes; no more is read than the file's own size allows."""
-    packed = file.suffix == ".gz"
-    try:
-        with gzip.open(file) if packed else open(file, "rb") as stream:
-            head = stream.read(4 + 4 * rank)
-            magic, *shape = (int.from_bytes(head[at : at + 4]) for at in range(0, 4 + 4 * rank, 4))
-            if magic != 8 * 256 + rank:
-                raise ValueError(f"its magic number must be {8 * 256 + rank}, got {magic}")
-            size = math.prod(shape)
-            most = os.path.getsize(file) * (untrusted.GZIP_RATIO if packed else 1)
-            content = stream.read(size + 1) if size <= most else b""
-            if len(content) != size or size == 0:
-                raise ValueError(f"its header claims {size} bytes, which it does not hold")
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"{file}: cannot be read as IDX ({error}); download it again") from None
-    return np.frombuffer(content, np.uint8).reshape(shape)
+    reader, ratio = (gzip.open, untrusted.GZIP_RATIO) if file.suffix == ".gz" else (open, 1)
+    with explained(file, DataError, "cannot be read as IDX; download it again"), reader(file, "rb") as stream:
+        head = stream.read(4 + 4 * rank)
+        magic, *shape = (int.from_bytes(head[at : at + 4]) for at in range(0, 4 + 4 * rank, 4))
+        if magic != 8 * 256 + rank:
+            raise ValueError(f"its magic number must be {8 * 256 + rank}, got {magic}")
+        size = math.prod(shape)
+        content = stream.read(size + 1) if size <= os.path.getsize(file) * ratio else b""
+        if len(content) != size or size == 0:
+            raise ValueError(f"its header claims {size} bytes, which it does not hold")
+        return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _read_cifar(folder: Path, files: list[str], label_bytes: int) -> Labelled:
     parts, record = [], label_bytes + 3072
     for file in files:
-        try:
+        with explained(folder / file, DataError, "cannot be read; download it again"):
             parts.append(np.fromfile(folder / file, np.uint8))
-        except OSError as error:
-            raise DataError(f"{folder / file}: cannot be read ({error.strerror}); download it again") from None
-        if not len(parts[-1]) or len(parts[-1]) % record:
-            raise DataError(
-                f"{folder / file}: must hold records of {record} bytes, got {len(parts[-1])}; download it again"
-            )
+            if not len(parts[-1]) or len(parts[-1]) % record:
+                raise DataError(f"must hold records of {record} bytes, got {len(parts[-1])}; download it again")
     every = np.concatenate(parts).reshape(-1, record)
     images = np.ascontiguousarray(every[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     listed = folder / "fine_label_names.txt"

@@ -5,15 +5,15 @@ The order of an epoch and the flips of a sample are pure functions of (seed, epo
 and resuming, nor another version of numpy changes what a run sees.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from tritonnet.data.dataset import Dataset
+from tritonnet.data.dataset import THREADS, Dataset
 
 __all__ = ["Batch", "Loader", "hashed"]
 
@@ -33,6 +33,7 @@ class Batch(NamedTuple):
     position: int
 
 
+@dataclass(eq=False)
 class Loader:
     """Batches of the given samples, epoch by epoch.
 
@@ -46,41 +47,29 @@ class Loader:
         vflip: mirror top-bottom with probability 1/2.
         transform: called in the threads as transform(image, mask, bits) after the flips, on copies of (S, S, channels)
             and (S, S), with 64 random bits (an int) of this seed, epoch and image; returns both, of the same shapes and dtypes.
-        threads: decoding threads, at least 1; None for one a core, at most 8.
+        threads: decoding threads, at least 1; by default one a core, at most 8.
         ahead: batches prepared before they are asked for, at least 1; with the one in use this bounds the memory.
 
     Raises:
         ValueError: a number out of range.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        indices: Sequence[int],
-        batch_size: int,
-        *,
-        seed: int = 0,
-        shuffle: bool = True,
-        hflip: bool = False,
-        vflip: bool = False,
-        transform: Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]] | None = None,
-        threads: int | None = None,
-        ahead: int = 3,
-    ) -> None:
-        threads = min(8, os.cpu_count() or 1) if threads is None else threads
-        for name, value in (("batch_size", batch_size), ("threads", threads), ("ahead", ahead)):
-            if value < 1:
-                raise ValueError(f"[Loader] {name} must be at least 1, got {value}")
-        self.dataset = dataset
-        self.indices = np.asarray(indices, np.int64)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.hflip = hflip
-        self.vflip = vflip
-        self.transform = transform
-        self.threads = threads
-        self.ahead = ahead
+    dataset: Dataset
+    indices: Sequence[int]
+    batch_size: int
+    _: KW_ONLY
+    seed: int = 0
+    shuffle: bool = True
+    hflip: bool = False
+    vflip: bool = False
+    transform: Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]] | None = None
+    threads: int = THREADS
+    ahead: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "threads", "ahead"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"[Loader] {name} must be at least 1, got {getattr(self, name)}")
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -88,9 +77,10 @@ class Loader:
 
     def order(self, epoch: int) -> np.ndarray:
         """The samples of an epoch in the order they are taken. Shape: (len(indices),) int64."""
-        if not self.shuffle:
-            return self.indices
-        return self.indices[np.argsort(hashed(self.seed, epoch, self.indices, stream=0), kind="stable")]
+        order = np.asarray(self.indices, np.int64)
+        if self.shuffle:
+            order = order[np.argsort(hashed(self.seed, epoch, order, stream=0), kind="stable")]
+        return order
 
     def epoch(self, epoch: int, position: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (counted from 0), from the image at `position` on.
@@ -107,22 +97,24 @@ class Loader:
 
     def _batches(self, epoch: int, position: int) -> Iterator[Batch]:
         order = self.order(epoch)
-        ready: deque[tuple[Batch, list[Future[None]]]] = deque()
+        ready: deque[tuple[Batch, Iterator[None]]] = deque()  # with what fills it
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="tritonnet-loader")
         try:
-            for start in range(position, len(order), self.batch_size):
-                ready.append(self._begin(pool, epoch, order[start : start + self.batch_size], start))
-                if len(ready) > self.ahead:
-                    yield _finish(*ready.popleft())
-            while ready:
-                yield _finish(*ready.popleft())
+            for start in range(position, len(order) + self.ahead * self.batch_size, self.batch_size):
+                if start < len(order):
+                    ready.append(self._begin(pool, epoch, order[start : start + self.batch_size], start))
+                if start >= position + self.ahead * self.batch_size:
+                    batch, filling = ready.popleft()
+                    for _ in filling:
+                        pass
+                    yield batch
         finally:
             pool.shutdown(cancel_futures=True)
 
     def _begin(
         self, pool: ThreadPoolExecutor, epoch: int, indices: np.ndarray, start: int
-    ) -> tuple[Batch, list[Future[None]]]:
-        """Set the threads to fill a batch, a share of its samples each."""
+    ) -> tuple[Batch, Iterator[None]]:
+        """Set the threads to fill a batch."""
         S, n = self.dataset.size, len(indices)
         batch = Batch(
             np.empty((n, S, S, self.dataset.channels), np.int32 if self.dataset.wide else np.uint8),
@@ -133,25 +125,17 @@ class Loader:
         )
         coins = hashed(self.seed, epoch, indices, stream=1)
 
-        def fill(first: int) -> None:
-            for k in range(first, n, self.threads):
-                image, mask = self.dataset.sample(int(indices[k]))
-                rows = slice(None, None, -1 if self.vflip and coins[k] & np.uint64(1) else 1)
-                columns = slice(None, None, -1 if self.hflip and coins[k] & np.uint64(2) else 1)
-                image, mask = image[rows, columns], mask[rows, columns]
-                if self.transform is not None:
-                    bits = int(hashed(self.seed, epoch, indices[k : k + 1], stream=2**32)[0])
-                    image, mask = self.transform(image.copy(), mask.copy(), bits)
-                batch.images[k] = image
-                batch.masks[k] = mask
+        def fill(k: int) -> None:
+            image, mask = self.dataset.sample(int(indices[k]))
+            rows = slice(None, None, -1 if self.vflip and coins[k] & np.uint64(1) else 1)
+            columns = slice(None, None, -1 if self.hflip and coins[k] & np.uint64(2) else 1)
+            image, mask = image[rows, columns], mask[rows, columns]
+            if self.transform is not None:
+                bits = int(hashed(self.seed, epoch, indices[k : k + 1], stream=2**32)[0])
+                image, mask = self.transform(image.copy(), mask.copy(), bits)
+            batch.images[k], batch.masks[k] = image, mask
 
-        return batch, [pool.submit(fill, first) for first in range(min(n, self.threads))]
-
-
-def _finish(batch: Batch, parts: list["Future[None]"]) -> Batch:
-    for part in parts:
-        part.result()
-    return batch
+        return batch, pool.map(fill, range(n))
 
 
 def hashed(seed: int, epoch: int, indices: np.ndarray, stream: int) -> np.ndarray:

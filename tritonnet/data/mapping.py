@@ -17,6 +17,7 @@ the most frequent colour, is class 0, the others follow in the order of red, gre
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any
@@ -30,7 +31,6 @@ __all__ = [
 ]  # fmt: skip
 
 IGNORE = 255  # the class of pixels that neither train nor count
-_UNKNOWN = -1
 
 # Black, then colours that stay apart on a screen and in print (Okabe and Ito, "Color Universal Design"), but first a cyan
 # in place of their sky blue: it is bright on dark images, and no stain of tissue (brown, orange, pink, violet) has its hue.
@@ -125,23 +125,18 @@ class MaskMapping:
         """
         if self.rule == "threshold":
             return (raw >= 128).astype(np.uint8)
-        if self.rule == "colours":
-            known = np.array(sorted(self.values))
-            classes = np.array([self.values[v] for v in sorted(self.values)], np.int16)
-            at = np.searchsorted(known, raw).clip(max=len(known) - 1)
-            mask: np.ndarray = np.where(known[at] == raw, classes[at], _UNKNOWN)
-        else:
-            table: np.ndarray = np.full(65537, _UNKNOWN, np.int16)
-            table[list(self.values)] = list(self.values.values())
-            mask = table[np.minimum(raw.astype(np.int32, copy=False), 65536)]
-        if mask.min(initial=0) < 0:
-            strangers = _some([self.show(v) for v in np.unique(raw[mask < 0]).tolist()])
-            expected = _some([self.show(v) for v in sorted(self.values)])
+        known, classes = np.array(sorted(self.values.items())).T
+        at = np.searchsorted(known, raw).clip(max=len(known) - 1)
+        strange = raw[known[at] != raw]
+        if strange.size:
+            strangers = _some([self.show(v) for v in np.unique(strange).tolist()])
+            expected = _some([self.show(v) for v in known.tolist()])
             raise DataError(
                 f"{name}: mask value {strangers} is no class (classes come from the values {expected}); "
                 "correct the mask, or train anew with it so that the mapping is inferred again"
             )
-        return np.asarray(mask, np.uint8)
+        mask: np.ndarray = classes.astype(np.uint8)[at]
+        return mask
 
     def to_json(self) -> dict[str, Any]:
         """For a model file."""
@@ -154,22 +149,14 @@ class MaskMapping:
         Raises:
             DataError: not such a record.
         """
-        try:
+        with suppress(KeyError, TypeError, ValueError, AttributeError):
             values = {int(v): int(c) for v, c in stored["values"].items()}
             mapping = MaskMapping(str(stored["rule"]), int(stored["classes"]), values)
-            most = {"values": 0xFFFF, "colours": 0xFFFFFF}
-            sound = (mapping.rule == "threshold" and mapping.num_classes == 2) or (
-                mapping.rule in most
-                and all(
-                    0 <= v <= most[mapping.rule] and (0 <= c < mapping.num_classes or c == IGNORE)
-                    for v, c in values.items()
-                )
-            )
-        except (KeyError, TypeError, ValueError, AttributeError):
-            sound = False
-        if not sound:
-            raise DataError(f"not a mask mapping: {str(stored)[:80]}")
-        return mapping
+            most = {"values": 0xFFFF, "colours": 0xFFFFFF, "threshold": -1}[mapping.rule]
+            known = all(0 <= v <= most and (c in range(mapping.num_classes) or c == IGNORE) for v, c in values.items())
+            if known and (mapping.num_classes == 2 or values):
+                return mapping
+        raise DataError(f"not a mask mapping: {str(stored)[:80]}")
 
 
 def infer_mapping(

@@ -2,11 +2,11 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["FileError", "ModelFileError", "replacing", "write_atomically"]
+__all__ = ["FileError", "ModelFileError", "replacing"]
 
 
 class FileError(ValueError):
@@ -17,28 +17,13 @@ class ModelFileError(FileError):
     """A file is no model file, is damaged, or cannot be written. One line that names the file."""
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
-    """Let `write` make a temporary file beside `path`, and put it in the place of `path`; see `replacing`.
-
-    Args:
-        path: the file to replace or make; its folder must exist.
-        write: called with the temporary path; must write that file.
-
-    Raises:
-        FileError: another process is writing it.
-        OSError: the file cannot be written; the old one is untouched.
-    """
-    with replacing(path) as temporary:
-        write(temporary)
-
-
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary file beside `path` to write to. Afterwards it is brought to the disk and renamed to `path`.
 
     The temporary file is `.<name>.tmp`, one a target: what a killed process left is overwritten by the next save. It is
     locked, so a second writer is refused. After an exception it is gone and the old file stays. A `path` that is a
-    symbolic link keeps being one.
+    symbolic link keeps being one. The folder must exist.
 
     Raises:
         FileError: another process is writing it.

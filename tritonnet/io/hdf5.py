@@ -156,7 +156,7 @@ class File:
     def entries(self, unread: str = "") -> list[Entry]:
         """`entry` of every group and array, the root first and a group before its members."""
         with explained(self.path):
-            return [self._entry(found, unread) for found in untrusted.walk(self._file)]
+            return [self._entry(found, unread) for found in untrusted.walk(self._file["/"], set())]
 
     def read(self, name: str, index: Index = ...) -> np.ndarray:
         """An array, or the part that numpy's `array[index]` would give; nothing else is read.

@@ -65,14 +65,8 @@ def _table(entries: list[Entry]) -> list[str]:
     rows: list[tuple[str, ...]] = [("name", "shape", "type", "bytes", "stored", "chunks", "filters")]
     for entry in entries:
         shape, chunks = (" x ".join(map(str, sizes or ())) for sizes in (entry.shape, entry.chunks))
-        array = (
-            shape or "scalar",
-            entry.dtype,
-            f"{entry.bytes:,}",
-            f"{entry.stored:,}",
-            chunks,
-            " ".join(entry.filters),
-        )
+        sizes = f"{entry.bytes:,}", f"{entry.stored:,}"
+        array = (shape or "scalar", entry.dtype, *sizes, chunks, " ".join(entry.filters))
         rows.append((shown(entry.name), *(("group", *[""] * 5) if entry.shape is None else array)))
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     turned = [f"{{:{'>' if i in (3, 4) else '<'}{w}}}" for i, w in enumerate(wide)]  # numbers to the right

@@ -24,7 +24,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tritonnet.io.atomic import FileError, ModelFileError, write_atomically
+from tritonnet.io.atomic import FileError, ModelFileError, replacing
 from tritonnet.io.untrusted import attributes, check_start, explained, member, read
 
 __all__ = ["FORMAT_VERSION", "ModelFile", "load_model", "save_model"]
@@ -72,24 +72,22 @@ def save_model(
     Raises:
         ModelFileError: not JSON-able, not a number array, a key that HDF5 cannot name, or the disk refuses.
     """
-
-    def write(temporary: Path) -> None:
-        # "v110" checksums HDF5's own metadata, so that a flipped bit there is found as well; `replacing` holds the lock
-        with h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file:
-            file.attrs["format"] = np.bytes_("tritonnet")
-            file.attrs["format_version"] = np.int64(FORMAT_VERSION)
-            _write_json(file, "config", config)
-            _write_arrays(file.create_group("model", track_order=True), model)
-            if optimizer is not None:
-                group = file.create_group("optimizer", track_order=True)
-                for slot, arrays in optimizer.items():
-                    _check_key(slot)
-                    _write_arrays(group.create_group(slot, track_order=True), arrays)
-            if progress is not None:
-                _write_json(file, "progress", progress)
-
-    with explained(Path(path), ModelFileError, "cannot be written"):
-        write_atomically(path, write)
+    with (
+        explained(Path(path), ModelFileError, "cannot be written"),
+        replacing(path) as temporary,  # which holds the lock
+        # "v110" checksums HDF5's own metadata, so that a flipped bit there is found as well
+        h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file,
+    ):
+        file.attrs["format"] = np.bytes_("tritonnet")
+        file.attrs["format_version"] = np.int64(FORMAT_VERSION)
+        _write_json(file, "config", config)
+        _write_arrays(file, "model", model)
+        if optimizer is not None:
+            group = file.create_group("optimizer", track_order=True)
+            for slot, arrays in optimizer.items():
+                _write_arrays(group, slot, arrays)
+        if progress is not None:
+            _write_json(file, "progress", progress)
 
 
 def load_model(path: str | os.PathLike[str], *, training: bool = True, weights: bool = True) -> ModelFile:
@@ -133,9 +131,12 @@ def _read(file: h5py.File, path: Path, training: bool, weights: bool) -> ModelFi
 # --- one dataset ----------------------------------------------------------------------------------------------------
 
 
-def _write_arrays(group: h5py.Group, arrays: Mapping[str, np.ndarray]) -> None:
+def _write_arrays(parent: h5py.Group, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    for key in (name, *arrays):
+        if not isinstance(key, str) or not key or "/" in key or "\0" in key or key == ".":
+            raise ValueError(f"{key!r} cannot name a dataset")
+    group = parent.create_group(name, track_order=True)
     for key, value in arrays.items():
-        _check_key(key)
         array = np.asarray(value)
         if array.dtype.kind not in "fiu":
             raise ValueError(f"{key} is {array.dtype}, not numbers")
@@ -186,8 +187,3 @@ def _digest(line: str, content: Any) -> str:
 def _check_digest(dataset: h5py.Dataset, line: str, content: Any) -> None:
     if str(attributes(dataset, "sha256").get("sha256")) != _digest(line, content):
         raise FileError(f"{dataset.name} does not match its sha256: the file is damaged")
-
-
-def _check_key(key: str) -> None:
-    if not isinstance(key, str) or not key or "/" in key or "\0" in key or key == ".":
-        raise ValueError(f"{key!r} cannot name a dataset")

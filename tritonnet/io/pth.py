@@ -7,6 +7,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
 from tritonnet.io.atomic import ModelFileError
 from tritonnet.io.hdf5 import Entry
@@ -37,9 +38,7 @@ def shapes_pth(path: str | os.PathLike[str]) -> Iterator[Entry]:
         yield Entry(name, tuple(value.shape), str(value.dtype).removeprefix("torch."), size, size)
 
 
-def _tensors(path: Path, place: str) -> Iterator[tuple[str, Any]]:
-    import torch
-
+def _tensors(path: Path, place: str) -> Iterator[tuple[str, torch.Tensor]]:
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file")
     try:
@@ -68,9 +67,7 @@ def _tensors(path: Path, place: str) -> Iterator[tuple[str, Any]]:
         raise ModelFileError(f"{path}: holds no weights")
 
 
-def _array(path: Path, key: str, value: Any) -> np.ndarray:
-    import torch
-
+def _array(path: Path, key: str, value: torch.Tensor) -> np.ndarray:
     if value.layout != torch.strided or value.is_quantized or value.is_complex():
         raise ModelFileError(f"{path}: entry {key!r} is not a plain tensor")
     value = value.detach()

@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tritonnet.io.atomic import ModelFileError, write_atomically
+from tritonnet.io.atomic import ModelFileError, replacing
 from tritonnet.io.hdf5 import Entry
-from tritonnet.io.untrusted import shown
+from tritonnet.io.untrusted import explained
 
 __all__ = ["load_safetensors", "save_safetensors", "shapes_safetensors"]
 
@@ -55,16 +55,13 @@ def save_safetensors(
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # arrays start aligned
 
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for array in arrays:
-                file.write(array.tobytes())
-
-    try:
-        write_atomically(path, write)
-    except OSError as error:
-        raise ModelFileError(f"{os.fspath(path)}: cannot be written ({error})") from error
+    with (
+        explained(Path(path), ModelFileError, "cannot be written"),
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+    ):
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.writelines(array.tobytes() for array in arrays)
 
 
 def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -86,33 +83,28 @@ def shapes_safetensors(path: str | os.PathLike[str]) -> Iterator[Entry]:
 
 def _entries(path: Path) -> Iterator[tuple[Entry, BinaryIO]]:
     """Each array with the file, which stands at its first byte."""
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            left = os.fstat(file.fileno()).st_size - 8 - length
-            if left < 0 or length > _LONGEST_HEADER:
-                raise ValueError("the header is cut short")
-            header = json.loads(file.read(length), object_pairs_hook=_unique)
-            header.pop("__metadata__", None)
-            at = 0
-            # the format has arrays side by side, without gap or overlap; so none is larger than the file, nor all together
-            for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-                begin, end = entry["data_offsets"]
-                if entry["dtype"] not in _TYPES:
-                    raise ValueError(f"{key} has the type {entry['dtype']}, which is not read")
-                shape, size = tuple(entry["shape"]), np.dtype(_TYPES[entry["dtype"]]).itemsize
-                plain = len(shape) <= 64 and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
-                if not plain or begin != at or not math.prod(shape) * size == end - begin <= left - at:
-                    raise ValueError(f"{key} does not fit the file")
-                at = end
-                file.seek(8 + length + begin)
-                yield Entry(key, shape, entry["dtype"], end - begin, end - begin), file
-            if at != left:
-                raise ValueError("the file is longer than its arrays")
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelFileError(f"{path}: not a safetensors file ({shown(str(error))})") from None
+    with explained(path, ModelFileError, "not a safetensors file"), open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        left = os.fstat(file.fileno()).st_size - 8 - length
+        if left < 0 or length > _LONGEST_HEADER:
+            raise ValueError("the header is cut short")
+        header = json.loads(file.read(length), object_pairs_hook=_unique)
+        header.pop("__metadata__", None)
+        at = 0
+        # the format has arrays side by side, without gap or overlap; so none is larger than the file, nor all together
+        for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            begin, end = entry["data_offsets"]
+            if entry["dtype"] not in _TYPES:
+                raise ValueError(f"{key} has the type {entry['dtype']}, which is not read")
+            shape, size = tuple(entry["shape"]), np.dtype(_TYPES[entry["dtype"]]).itemsize
+            plain = len(shape) <= 64 and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+            if not plain or begin != at or not math.prod(shape) * size == end - begin <= left - at:
+                raise ValueError(f"{key} does not fit the file")
+            at = end
+            file.seek(8 + length + begin)
+            yield Entry(key, shape, entry["dtype"], end - begin, end - begin), file
+        if at != left:
+            raise ValueError("the file is longer than its arrays")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

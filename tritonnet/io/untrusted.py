@@ -124,25 +124,16 @@ def find(file: h5py.File, path: str, *kinds: type) -> Any:
     return member(found, parts[-1], *kinds) if parts else found
 
 
-def walk(file: h5py.File) -> Iterator[Any]:
-    """Every group and dataset, the root first and a group before its members."""
-    stack = [(file["/"], iter(file["/"]))]
-    seen = {h5py.h5o.get_info(file.id).addr}
-    yield stack[0][0]
-    while stack:
-        group, rest = stack[-1]
-        for name in rest:
-            found = member(group, name, h5py.Group, h5py.Dataset)
-            yield found
-            if isinstance(found, h5py.Group):
-                address = h5py.h5o.get_info(found.id).addr
-                if address in seen or len(stack) >= _LEVELS:
-                    raise FileError(f"{found.name}: groups must form a tree of at most {_LEVELS} levels")
-                seen.add(address)
-                stack.append((found, iter(found)))
-                break
-        else:
-            stack.pop()
+def walk(group: h5py.Group, seen: set[int], level: int = 0) -> Iterator[Any]:
+    """The group with every group and dataset below it, a group before its members; `seen`: the groups met before."""
+    address = h5py.h5o.get_info(group.id).addr
+    if address in seen or level >= _LEVELS:
+        raise FileError(f"{group.name}: groups must form a tree of at most {_LEVELS} levels")
+    seen.add(address)
+    yield group
+    for name in group:
+        found = member(group, name, h5py.Group, h5py.Dataset)
+        yield from walk(found, seen, level + 1) if isinstance(found, h5py.Group) else (found,)
 
 
 def attributes(holder: h5py.Group | h5py.Dataset, *only: str, unread: str = "") -> dict[str, Any]:

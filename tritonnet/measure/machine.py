@@ -93,17 +93,12 @@ def commit() -> str | None:
     """The commit of the files that run: $COMMIT, else git's answer; None where there is neither."""
     if os.environ.get("COMMIT"):
         return os.environ["COMMIT"]
-
-    def git(*arguments: str) -> str:
-        root = Path(__file__).resolve().parents[2]
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
+    asked = ("git", "describe", "--always", "--exclude=*", "--dirty= and uncommitted work")
     try:
-        return git("rev-parse", "--short", "HEAD") + (
-            " and uncommitted work" if git("status", "--porcelain", "-uno") else ""
-        )
+        told = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return told.stdout.strip()
 
 
 def environment() -> dict[str, Any]:

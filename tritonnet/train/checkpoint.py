@@ -62,14 +62,10 @@ def restore(run: "Training") -> None:
     if any(file.config[key] != now[key] for key in ("data", "mean", "std")):
         raise DataError(f"{run.config.data}: the images or masks changed since the run was stopped; start a new run")
     for name in ("batch_size", "accumulate", "seed"):  # they decide what a step is
-        was = file.config["run"].get(name, now["run"][name])
-        if was != now["run"][name]:
-            raise DataError(f"{run.folder.config}: {name} must be {was}, as it was, got {now['run'][name]}")
+        was, wanted = file.config["run"][name], now["run"][name]
+        if was != wanted:
+            raise DataError(f"{run.folder.config}: {name} must be {was}, as it was, got {wanted}")
     progress = file.progress
-    if "losses" not in progress:
-        raise DataError(
-            f"{run.folder.last}: is of an older tritonnet; a new run starts from it with --init {run.folder.last}"
-        )
     if progress["best"]:
         io.load_model(run.folder.best, training=False)  # the run ends with it: refuse a lost or damaged one now
     tile_table.pin(progress["tiles"])  # other tiles would round otherwise
@@ -88,5 +84,4 @@ def restore(run: "Training") -> None:
     run.images = progress["images"]
     run.losses[: len(run.images)].copy_(to_device(np.array(progress["losses"], np.float32)))
     run.before = progress["seconds"]
-    seed, offset = progress["random"]
-    set_state((seed, offset))
+    set_state(tuple(progress["random"]))

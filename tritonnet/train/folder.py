@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tritonnet.data import DataError
-from tritonnet.io import write_atomically
+from tritonnet.io import replacing
+from tritonnet.io.untrusted import explained
 from tritonnet.train.config import Config
 
 __all__ = ["COLUMNS", "Row", "RunFolder", "better", "check_out", "rounded"]
@@ -86,14 +87,10 @@ class RunFolder:
 
     def write_metrics(self, history: Sequence[Row]) -> None:
         """Write the whole table anew, so that it never holds half a line."""
-
-        def write(path: Path) -> None:
-            with path.open("w", newline="", encoding="utf-8") as file:
-                table = csv.writer(file)
-                table.writerow(COLUMNS)
-                table.writerows([int(row["epoch"]), *(f"{row[name]:.6g}" for name in COLUMNS[1:])] for row in history)
-
-        write_atomically(self.metrics, write)
+        with replacing(self.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(COLUMNS)
+            table.writerows([int(row["epoch"]), *(f"{row[name]:.6g}" for name in COLUMNS[1:])] for row in history)
 
     def read_metrics(self, epochs: int) -> list[Row]:
         """The first `epochs` rows.
@@ -101,13 +98,9 @@ class RunFolder:
         Raises:
             DataError: the table is missing, damaged, or shorter.
         """
-        try:
+        with explained(self.metrics, DataError, "must be the table of this run"):
             with self.metrics.open(newline="", encoding="utf-8") as file:
                 rows = [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{self.metrics}: must be the table of this run; {type(error).__name__}: {error}"
-            ) from error
-        if len(rows) < epochs:
-            raise DataError(f"{self.metrics}: must hold the {epochs} epochs that last.h5 has seen, got {len(rows)}")
-        return rows[:epochs]
+            if len(rows) < epochs:
+                raise DataError(f"must hold the {epochs} epochs that last.h5 has seen, got {len(rows)}")
+            return rows[:epochs]

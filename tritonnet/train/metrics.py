@@ -12,11 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 __all__ = ["Metrics"]
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
 
 
 @dataclass(frozen=True)
@@ -37,15 +35,13 @@ class Metrics:
     @classmethod
     def from_matrix(cls, matrix: Sequence[Sequence[int]]) -> "Metrics":
         """From a square confusion matrix: row = true class, column = predicted class, ignored pixels left out."""
-        rows = tuple(tuple(int(count) for count in row) for row in matrix)
-        classes = range(len(rows))
-        right, truth = [rows[c][c] for c in classes], [sum(row) for row in rows]
-        found = [sum(row[c] for row in rows) for c in classes]
-        either = [truth[c] + found[c] - right[c] for c in classes]
-        iou, precision, recall = (
-            tuple(_ratio(right[c], whole[c]) for c in classes) for whole in (either, found, truth)
-        )
-        dice = tuple(_ratio(2 * right[c], truth[c] + found[c]) for c in classes)
-        counted = [1] if len(rows) == 2 else [c for c in classes if either[c]]
-        mean_iou, mean_dice = (_ratio(sum(score[c] for c in counted), len(counted)) for score in (iou, dice))
-        return cls(mean_iou, mean_dice, _ratio(sum(right), sum(truth)), iou, dice, precision, recall, rows)
+        counts = np.array(matrix, np.int64)
+        right, truth, found = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+        either = truth + found - right
+        with np.errstate(invalid="ignore"):  # 0 / 0, where nothing was there
+            ratios = right / either, 2 * right / (truth + found), right / found, right / truth
+            accuracy = float(right.sum() / truth.sum())
+        iou, dice, precision, recall = (tuple(ratio.tolist()) for ratio in ratios)
+        counted = [1] if len(counts) == 2 else np.flatnonzero(either).tolist()
+        mean_iou, mean_dice = (sum(s[c] for c in counted) / len(counted) if counted else math.nan for s in (iou, dice))
+        return cls(mean_iou, mean_dice, accuracy, iou, dice, precision, recall, tuple(map(tuple, counts.tolist())))

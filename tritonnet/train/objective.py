@@ -60,12 +60,9 @@ class Objective:
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of (N, C, H, W) logits, a scalar."""
-        total: Tensor | None = None
-        for factor, term in self.terms:
-            value = term(logits, labels)
-            value = value if factor == 1 else value * factor
-            total = value if total is None else total + value
-        assert total is not None
+        values = ((factor, term(logits, labels)) for factor, term in self.terms)
+        first, *rest = (value if factor == 1 else value * factor for factor, value in values)
+        total: Tensor = sum(rest, first)
         return total
 
     def matrix(self) -> Tensor:

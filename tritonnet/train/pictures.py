@@ -22,11 +22,8 @@ def shown(image: np.ndarray) -> np.ndarray:
 
 def save_mask(path: Path, mask: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
     """Write an (H, W) array of class ids (255: not classified) as a PNG of the ids with a palette."""
-    colours = np.zeros((256, 3), np.uint8)
-    colours[255] = IGNORED
-    colours[: len(palette)] = palette
     picture = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
-    picture.putpalette(colours.tobytes())
+    picture.putpalette(_coloured(np.arange(256), palette).tobytes())
     picture.save(path)
 
 
@@ -61,10 +58,10 @@ def contact_sheet(tiles: Sequence[tuple[str, np.ndarray, np.ndarray]], palette: 
     for place, (name, image, mask) in enumerate(tiles):
         x, y = 6 + place % columns * step, 6 + place // columns * (step + title)
         pixels, ids = (np.repeat(np.repeat(array, zoom, 0), zoom, 1) for array in (shown(image), mask))
-        edge = np.zeros(ids.shape, bool)
-        down, right = ids[1:] != ids[:-1], ids[:, 1:] != ids[:, :-1]
-        for inner, differs in ((edge[1:], down), (edge[:-1], down), (edge[:, 1:], right), (edge[:, :-1], right)):
-            inner |= differs
+        wide = np.pad(ids, 1, "edge")
+        edge = np.any(
+            [ids != near for near in (wide[2:, 1:-1], wide[:-2, 1:-1], wide[1:-1, 2:], wide[1:-1, :-2])], axis=0
+        )
         pixels = np.where((ids == 255)[..., None], pixels // 2 + 64, pixels)
         pixels = np.where((edge & (ids > 0))[..., None], _coloured(ids, palette), pixels).astype(np.uint8)
         # the built-in font may know no more than ASCII

@@ -26,7 +26,7 @@ from tritonnet.kernels.argmax import argmax_fwd
 from tritonnet.kernels.runtime import refuse
 from tritonnet.nn import functional as F
 from tritonnet.train.batches import Normalizer
-from tritonnet.train.config import MOST
+from tritonnet.train.config import LARGEST
 from tritonnet.train.folder import check_out
 from tritonnet.train.metrics import Metrics
 from tritonnet.train.pictures import overlay, save_mask, side_by_side
@@ -72,7 +72,7 @@ class Inference:
 
     def side(self, trained: Trained) -> int:
         """Of a tile, or of the square that a picture is resized to, in pixels."""
-        size, least, most = self.tile_size, trained.least, MOST["size"]
+        size, least, most = self.tile_size, trained.least, LARGEST
         if size is not None and not (self.tiles and least <= size <= most):
             refuse("inference", f"tile_size must come with tiles and be from {least} to {most} here, got {size}")
         return size or trained.size

@@ -47,7 +47,7 @@ class Listener:
     """Prints plain lines. Subclass it to show progress otherwise."""
 
     def message(self, text: str) -> None:
-        """Something worth knowing, once."""
+        """A line to read; those of `step` and `epoch` come here too."""
         print(text, flush=True)
 
     def begin(self, done: int, steps: int, epochs: int, seconds: float) -> None:
@@ -71,15 +71,13 @@ class Listener:
         now = time.perf_counter()
         if now - self.spoke > QUIET_SECONDS:
             self.spoke = now
-            print(
-                f"  step {done}/{self.steps}  {images_per_second:.1f} images/s  {clock(self.time_left(done))} left",
-                flush=True,
-            )
+            left = clock(self.time_left(done))
+            self.message(f"  step {done}/{self.steps}  {images_per_second:.1f} images/s  {left} left")
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """An epoch is over; `row` is its line of metrics.csv."""
         self.spoke = time.perf_counter()
-        print(epoch_line(row, 0 if self.seconds else self.epochs), flush=True)
+        self.message(epoch_line(row, 0 if self.seconds else self.epochs))
 
     def end(self) -> None:
         """No more steps will come."""

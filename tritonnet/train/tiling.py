@@ -41,12 +41,11 @@ def weights(begins: Sequence[int], tile: int, share: float = 1.0) -> torch.Tenso
 
     Shape: (len(begins), tile), float32 on the device.
     """
-    bell = [math.exp(-(((i - (tile - 1) / 2) / (tile / 8)) ** 2) / 2) for i in range(tile)]
-    total = [0.0] * (begins[-1] + tile)
+    bell = np.exp(-(((np.arange(tile) - (tile - 1) / 2) / (tile / 8)) ** 2) / 2)
+    total = np.zeros(begins[-1] + tile)
     for begin in begins:
-        for i, g in enumerate(bell):
-            total[begin + i] += g
-    return to_device(np.array([[share * g / total[b + i] for i, g in enumerate(bell)] for b in begins], np.float32))
+        total[begin : begin + tile] += bell
+    return to_device(np.array([share * bell / total[begin : begin + tile] for begin in begins], np.float32))
 
 
 def _probabilities(

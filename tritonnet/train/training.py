@@ -11,7 +11,7 @@ import shlex
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import numpy as np
 import torch
@@ -77,8 +77,9 @@ class Training:
             weights = ",".join(f"{weight:g}" for weight in class_weights(self.dataset, self.train_indices))
             config = self.config = replace(config, class_weights=weights)
             listener.message(f"class weights {weights}: pixels / (classes * pixels of the class) of the training masks")
+        size = config.batch_size * config.accumulate  # of a step
         if not config.epochs:
-            steps = -(-len(self.train_indices) // (config.batch_size * config.accumulate))  # an epoch
+            steps = -(-len(self.train_indices) // size)  # an epoch
             config = self.config = replace(config, epochs=max(FEW_EPOCHS, -(-FEW_STEPS // steps)))
             listener.message(f"{config.epochs} epochs of {counted(steps, 'step')}; --epochs chooses otherwise")
         card = {
@@ -93,14 +94,8 @@ class Training:
         average = get_ema_multi_avg_fn(config.ema)
         self.averaged = AveragedModel(self.network, None, None, average, True) if config.ema else None
         self.captured = CapturedStep(self.step, self.optimizer.publish)
-        self.loader = Loader(
-            self.dataset,
-            self.train_indices,
-            config.batch_size * config.accumulate,
-            seed=config.seed,
-            hflip=config.flips,
-            vflip=config.flips,
-        )
+        flips = config.flips
+        self.loader = Loader(self.dataset, self.train_indices, size, seed=config.seed, hflip=flips, vflip=flips)
         self.val_loader = Loader(self.dataset, self.val_indices, config.batch_size, shuffle=False)
         self.schedule = Schedule(config, self.optimizer, len(self.loader))
         self.stop, self.busy = Stop(), False  # busy: what is held now must not be saved
@@ -145,10 +140,10 @@ class Training:
     def update(self, batch: Batch) -> None:
         """Make the step of a batch, without the parts of it in which no pixel counts: a mean over nothing is NaN."""
         size = self.config.batch_size
-        parts = [batch.masks[first : first + size] for first in range(0, len(batch.masks), size)]
-        counts = np.array([(part != IGNORE).sum() for part in parts])
+        counts = np.add.reduceat((batch.masks != IGNORE).sum(axis=(1, 2)), np.arange(0, len(batch.masks), size))
         live = np.repeat(counts > 0, size)[: len(batch.masks)]
-        images, masks = (array if live.all() else array[live] for array in (batch.images, batch.masks))
+        kept = slice(None) if live.all() else live
+        images, masks, indices = (array[kept] for array in (batch.images, batch.masks, batch.indices))
         loss = Tensor(runtime.zeros((), torch.float32))
         if len(images):
             # a part's loss is a mean over its pixels, the whole one over all; counted before they are augmented
@@ -157,7 +152,6 @@ class Training:
             self.schedule.set(self.rate)
             buffers = [images, masks, shares]
             if self.augmentation is not None:
-                indices = batch.indices if live.all() else batch.indices[live]
                 buffers += self.augmentation.draw(self.config.seed, len(self.history), indices, self.config.size)
             found = memory.guarded(lambda: self.captured(*map(to_device, buffers)))
             loss = self.refuse_batch(images, masks) if found is None else found
@@ -231,7 +225,6 @@ class Training:
             with self.stop, precision(config.precision):
                 self.epochs()
         except KeyboardInterrupt:
-            self.listener.end()
             self.listener.message(self.stopped())
             raise
         finally:
@@ -330,9 +323,7 @@ class Training:
         if self.averaged is None:
             return self.network
         self.averaged.changed()  # a recorded step does not say so
-        network = self.averaged.module
-        assert isinstance(network, models.Segmenter)
-        return network
+        return cast(models.Segmenter, self.averaged.module)
 
     def stopped(self) -> str:
         """Save what a signal interrupted, and say how to go on."""
