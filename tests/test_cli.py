@@ -54,6 +54,7 @@ COMMANDS = [
     ("inspect",),
     ("demo",),
     ("profile",),
+    ("tune",),
     ("doctor",),
 ]
 
@@ -63,7 +64,7 @@ def test_help_teaches(command: tuple[str, ...], capsys: pytest.CaptureFixture[st
     assert run(*command, "--help") == 0
     text = capsys.readouterr().out
     assert "tritonnet" in text
-    if command in (("train",), ("evaluate",), ("predict",), ("summary",), ("inspect",), ("profile",)):
+    if command in (("train",), ("evaluate",), ("predict",), ("summary",), ("inspect",), ("profile",), ("tune",)):
         assert "Example" in text
 
 
@@ -249,6 +250,13 @@ def test_profile(capsys: pytest.CaptureFixture[str]) -> None:
         assert code == 0
         assert "_adam_step_kernel" in out
         assert "of peak" in out
+
+
+def test_tune(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    if not INTERPRET:
+        pytest.skip("takes a minute on a GPU; its parts are tested in tests/measure")
+    assert run("tune", "--model", "poster", "--out", tmp_path / "table.json") == 2
+    assert "error: [tune] a GPU must be there" in capsys.readouterr().err
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,11 @@ def test_candidates_begin_with_the_one_in_use_and_repeat_none(name, g):
 @pytest.mark.parametrize("name", ["conv2d_fwd", "conv2d_dgrad", "conv2d_wgrad"])
 def test_the_fastest_right_tile_is_chosen(name, monkeypatch):
     """By a clock that likes small blocks; a tile that computes something else, or nothing, is not asked for."""
-    good, wrong, broken = Tile("gather", 32, 16, 16, 4, 2), Tile("gather", 16, 16, 16, 4, 2), Tile("none", 8, 8, 8, 4, 2)
+    good, wrong, broken = (
+        Tile("gather", 32, 16, 16, 4, 2),
+        Tile("gather", 16, 16, 16, 4, 2),
+        Tile("none", 8, 8, 8, 4, 2),
+    )
     slow = replace(good, block_m=64)
     monkeypatch.setattr(module, "candidates", lambda *_: [slow, good, wrong, broken])
     problem, asked, real = Problem(name, f"{SHAPES['3x3'].key} float32", "gather"), [], Problem.call

@@ -295,6 +295,7 @@ def demo(
 
 
 app.command()(networks.profile)
+app.command()(networks.tune)
 
 
 @app.command()

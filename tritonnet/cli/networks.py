@@ -1,5 +1,8 @@
-"""`tritonnet summary` and `tritonnet profile`: a network's layers, and where its training step's time goes."""
+"""`tritonnet summary`, `profile` and `tune`: a network's layers, where its training step's time goes, and faster tiles for it."""
 
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,14 +10,18 @@ import torch
 import typer
 
 from tritonnet.cli.options import ask, configuring
-from tritonnet.kernels.runtime import INTERPRET, refuse
+from tritonnet.io import replacing
+from tritonnet.kernels import tile_table
+from tritonnet.kernels.runtime import INTERPRET, arch, refuse
 from tritonnet.measure import Step, made_batch, peak
 from tritonnet.measure.profile import kernel_times, table
+from tritonnet.measure.tune import Problem
+from tritonnet.measure.tune import tune as fastest
 from tritonnet.train import Config, Trained
 from tritonnet.train.build import build_network
 from tritonnet.train.config import HELP, own_arguments
 
-__all__ = ["profile", "summary"]
+__all__ = ["profile", "summary", "tune"]
 
 VARIANTS = ("base_channels", "depth", "upsample", "skip", "down")
 
@@ -65,14 +72,56 @@ def profile(
 
     Example: `tritonnet profile --batch-size 1`
     """
+    step, run = _step("profile", model, size, batch_size, precision, chosen)
+    for _ in range(3):  # compiles, and allocates the optimizer's state
+        run()
+    best = peak()
+    print(table(kernel_times(run, best, step.dtype)))
+    rate = f"{best.flops / 1e12:.0f} TFLOP/s in 16 bits, " if best.flops else ""
+    print(f"{torch.cuda.get_device_name()}, peak: {rate}{best.bytes / 1e12:.2f} TB/s ({best.source})")
+
+
+@configuring(*VARIANTS)
+def tune(
+    model: Annotated[str, typer.Option(help=HELP["model"])] = "unet",
+    size: Annotated[int, typer.Option(help="side of an image, in pixels", min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(help="images a step", min=1)] = 16,
+    precision: Annotated[str, typer.Option(help=HELP["precision"])] = "bf16",
+    out: Annotated[Path | None, ask("tile table to add to [default: your own, which every run reads]")] = None,
+    **chosen: Any,
+) -> None:
+    """Try other tiles for the convolutions of a network's training step, and keep the fastest; needs a GPU.
+
+    Every candidate is checked before it is timed. Results change in the last bits, since sums are added in another order; a
+    run that is resumed keeps the tiles it began with.
+
+    Example: `tritonnet tune --size 384 --batch-size 8 --base-channels 48`
+    """
+    _, run = _step("tune", model, size, batch_size, precision, chosen)
+    run()
+    problems = [
+        Problem(name, key, tile["form"])
+        for name, tiles in tile_table.chosen()[arch()].items()
+        for key, tile in tiles.items()
+        if tile["form"] != "gather" or not key.endswith("float32")  # IEEE products run on no tensor core
+    ]
+    path = out or tile_table.user_table(arch())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    for name, tiles in fastest(problems, min(16, os.cpu_count() or 1), print).items():
+        known.setdefault(name, {}).update(tiles)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    print(f"written to {path}; new runs differ in the last bits; without the file they are as before")
+
+
+def _step(
+    command: str, model: str, size: int, batch_size: int, precision: str, chosen: dict[str, Any]
+) -> tuple[Step, Callable[[], object]]:
+    """A training step of the network that the options name, and a call of it over made data."""
     if INTERPRET:
-        refuse("profile", "a GPU must be there, none was found; times on the interpreter say nothing about one")
+        refuse(command, "a GPU must be there, none was found; times on the interpreter say nothing about one")
     given = own_arguments(model, chosen)
     config = Config.for_machine(model=model, precision=precision, size=size, batch_size=batch_size, **given)
     step, batch = Step(build_network(config, 3, 2), 3, precision), made_batch(batch_size, size, size, 3, 2)
-    for _ in range(3):  # compiles, and allocates the optimizer's state
-        step(*batch)
-    best = peak()
-    print(table(kernel_times(lambda: step(*batch), best, step.dtype)))
-    rate = f"{best.flops / 1e12:.0f} TFLOP/s in 16 bits, " if best.flops else ""
-    print(f"{torch.cuda.get_device_name()}, peak: {rate}{best.bytes / 1e12:.2f} TB/s ({best.source})")
+    return step, lambda: step(*batch)
