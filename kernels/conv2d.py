@@ -238,18 +238,16 @@ def conv2d_wgrad(
         (dy_high, dy_low), (x_high, x_low) = bfloat16_pair(dy), bfloat16_pair(x)
         pairs = [(dy_high, x_high), (dy_high, x_low), (dy_low, x_high)]
     tile = tile or pick_tile("conv2d_wgrad", g, pairs[0][0].dtype, form, arch())
-    if tile.form == "tensormap":
-        partial = empty((len(pairs), K, R, S, C), torch.float32)
-        for (dy, x), part in zip(pairs, partial, strict=True):
+    sums = 1 if tile.form == "tensormap" else tile.splits  # those kernels add what they share
+    partial = empty((len(pairs) * sums, K, R, S, C), torch.float32)
+    for number, (dy, x) in enumerate(pairs):
+        part = partial[number * sums : (number + 1) * sums]
+        if tile.form == "tensormap":
             conv2d_tensormap.wgrad(dy, x, part, g, tile)
-    else:
-        partial = empty((len(pairs) * tile.splits, K, R, S, C), torch.float32)
-        for number, (dy, x) in enumerate(pairs):
-            part = partial[number * tile.splits : (number + 1) * tile.splits]
-            if tile.form == "patch":
-                conv2d_patch.wgrad(dy, x, part, g, tile)
-            else:
-                conv2d_gather.wgrad(dy, x, part, g, tile, tf32)
+        elif tile.form == "patch":
+            conv2d_patch.wgrad(dy, x, part, g, tile)
+        else:
+            conv2d_gather.wgrad(dy, x, part, g, tile, tf32)
     if len(partial) == 1:
         return partial[0]
     return conv2d_gather.split_sum(partial, empty((K, R, S, C), torch.float32))

@@ -324,7 +324,7 @@ def dgrad(
 
 
 def wgrad(dy: torch.Tensor, x: torch.Tensor, dw: torch.Tensor, g: Geometry, t: Tile) -> None:
-    """Write the weight gradient to dw (K, R, S, C). See `conv2d_wgrad`."""
+    """Write the weight gradient to dw (1, K, R, S, C). See `conv2d_wgrad`."""
     box = _Box.of(t, t.block_k)
     side = [box.images, box.rows, box.columns]
     boxes = box.count(g.N, g.P, g.Q)

@@ -13,9 +13,14 @@ from bench.cases import Case, fitted
 from bench.networks import Net, Peer
 from bench.rows import RESULTS, Rows, read, text_table
 
+
+def layer(*case) -> Case:
+    return bench_conv2d.Layer(case).versus()
+
+
 OPERATIONS = [
-    (bench_batch_norm.batch_norm_pool_backward, (16, 256, 64)), (bench_conv2d.conv2d, ("wgrad", 64, 128, 128, 16, "bf16")),
-    (bench_conv2d.conv2d, ("up_fwd", 128, 64, 256, 16, "bf16")), (bench_loss.cross_entropy, (16, 256, 2)),
+    (bench_batch_norm.batch_norm_pool_backward, (16, 256, 64)), (layer, ("wgrad", 64, 128, 128, 16, "bf16")),
+    (layer, ("up_fwd", 128, 64, 256, 16, "bf16")), (bench_loss.cross_entropy, (16, 256, 2)),
     (bench_loss.confusion_matrix, (16, 256, 21)), (bench_optim.adam, (64, 4)),
     (bench_pool.max_pool2d_backward, (16, 256, 64, 3, 2, 1)),
 ]  # fmt: skip
@@ -137,7 +142,7 @@ def test_older_rows_are_read() -> None:
 
 
 def test_convolution_work_is_that_of_the_case() -> None:
-    case = bench_conv2d.conv2d("up_fwd", 8, 8, 8, 8, "tf32")
+    case = layer("up_fwd", 8, 8, 8, 8, "tf32")
     work = results.convolution_work("up_fwd 8-8@8 batch8 tf32")
     assert (work["flops"], work["bytes"]) == (case.flops, case.bytes)
 
