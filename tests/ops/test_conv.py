@@ -141,6 +141,25 @@ def test_batch_norm_relu_conv2d_is_its_parts(training, precision):
         assert_close(ours.torch(), expected.torch(), tolerance, what=name)
 
 
+def test_weight_gradients_are_whole_before_anything_reads_them():
+    """On a GPU they are computed on a stream of their own: a weight used twice, one that is computed, two backwards."""
+    tn.set_precision("bf16" if GPU else "fp32")
+    x, start = (
+        randn(2, 16, 12, 12, dtype=torch.bfloat16).float(),
+        randn(16, 16, 3, 3, seed=1, dtype=torch.bfloat16).float() / 16,
+    )
+    w, scale = tn.from_torch(start, requires_grad=True), tn.from_torch(randn(16, 16, 3, 3, seed=2), requires_grad=True)
+    w64, scale64 = (to64(t.torch()).requires_grad_() for t in (w, scale))
+    for _ in range(2):
+        y = F.conv2d(tn.from_torch(x), w, padding=1)
+        F.conv2d(F.conv2d(y, w, padding=1), w * scale, padding=1).sum().backward()
+        y64 = TORCH.conv2d(to64(x), w64, padding=1)
+        TORCH.conv2d(TORCH.conv2d(y64, w64, padding=1), w64 * scale64, padding=1).sum().backward()
+    tolerance = 3e-2 if GPU else 1e-5
+    assert_close(w.grad.torch(), w64.grad, tolerance)
+    assert_close(scale.grad.torch(), scale64.grad, tolerance)
+
+
 def test_batch_norm_relu_conv2d_refuses():
     with pytest.raises(tn.Refused, match=r"\[batch_norm_relu_conv2d\] .*groups must be 1"):
         ops.batch_norm_relu_conv2d(ONE(), nn.BatchNorm2d(4).arguments(), W(), groups=2)
