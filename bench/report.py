@@ -117,7 +117,7 @@ def main() -> None:
     if not options.out and not options.readme:
         parser.error("--out FILE or --readme must be given")
     paths = options.rows or sorted(RESULTS.glob("*.jsonl"))
-    rows = [results.normal(row) for row in read(paths)]
+    rows = read(paths)
     if not rows:
         parser.error("there must be rows: a benchmark on a GPU writes them")
     if options.out:

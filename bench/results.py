@@ -1,4 +1,4 @@
-"""What the rows say: older rows in today's form, the latest of each case, the best PyTorch, whole tables."""
+"""What the rows say: the latest of each case, the best PyTorch, whole tables."""
 
 import re
 from collections.abc import Iterable
@@ -12,35 +12,6 @@ NETWORKS = {
     "mlp": "MLP of MNIST",
     "overfeat": "Overfeat [fast]",
 }
-
-
-def normal(row: Row) -> Row:
-    """A row as it would be written now, whatever its age."""
-    row = dict(row)
-    old = re.fullmatch(r"(unet|poster)-batch(\d+)-(\w+)-(eager|graph)", row["case"])
-    if row["bench"] in ("step", "step_graph") and old:  # before peers had rows of their own
-        model, batch, precision, mode = old.groups()
-        row |= {"bench": "step", "case": f"{model}-{batch}-{256 if model == 'unet' else 32}-{precision}", "peer": mode}
-        if mode == "eager":  # ours was started kernel by kernel there
-            row |= {"ours_eager_ms": row["ours_ms"], "ours_ms": None, "ratio": None}
-    if row["bench"] == "sweep_conv2d":  # older: the best tile of a sweep, in TFLOP/s
-        row |= {"bench": "conv2d", **convolution_work(row["case"])}
-        row |= {side + "_ms": row["flops"] / row[side + "_tflops"] / 1e9 for side in ("ours", "theirs")}
-        row["tflops"] = row["ours_tflops"]
-    return row
-
-
-def convolution_work(case: str) -> Row:
-    """FLOPs, bytes and dtype of "up_fwd 128-64@256 batch16 bf16"."""
-    found = CONVOLUTION.fullmatch(case)
-    assert found, case
-    c, k, side, n = (int(found[name]) for name in ("c", "k", "side", "n"))
-    up, element = found["name"].startswith("up_"), 2 if found["precision"] == "bf16" else 4
-    small, taps = side // 2 if up else side, 4 if up else 1 if found["name"].startswith("last_") else 9
-    return {
-        "flops": 2 * n * small**2 * c * k * taps, "bytes": element * (n * (small**2 * c + side**2 * k) + c * k * taps),
-        "dtype": "bfloat16" if element == 2 else "float32",
-    }  # fmt: skip
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:
