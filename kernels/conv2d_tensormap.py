@@ -350,7 +350,7 @@ def wgrad(dy: torch.Tensor, x: torch.Tensor, dw: torch.Tensor, g: Geometry, t: T
         num_warps=t.num_warps, num_stages=t.num_stages, flops=g.flops,
     )  # fmt: skip
     if shared:
-        block = min(size, 512)
+        block = min(t.block_m * t.block_n, 512)  # divides the size, whatever the taps
         launch(
             _conv2d_box_wgrad_sum_kernel, (shared, size // block), part, dw, g.C, g.K, whole, shared, t.splits,
             BLOCK=block, num_warps=4, **window,

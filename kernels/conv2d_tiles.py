@@ -113,6 +113,8 @@ def _pick(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str, foun
             most = 64
             programs = cdiv(g.N * side[0] * side[1], most) * cdiv(width, block_n)
             splits = max(1, min(2 * multiprocessors() // programs, steps // 16))
+        elif most == 256 and arch == "sm_120":
+            stages = min(stages, 3)  # four are more than its shared memory
         if narrow and name == "conv2d_fwd" and g.R == 3 and g.dilation[0] == 1 and depth % 32 == 0:
             # rows that share what is read, 64 bytes a step; sm_120 has fewer registers to give
             if side[0] % 4 == 0 and side[1] % 64 == 0 and arch != "sm_120":
@@ -228,7 +230,7 @@ def kernel_form(g: Geometry, buffers: tuple[torch.Tensor, ...], tf32: bool) -> s
     fits = g.C % 16 == 0 and g.K % 16 == 0 and all(
         (b.dtype != torch.float32 or tf32) and b.data_ptr() % 16 == 0 and pitch(b) * b.element_size() % 16 == 0 for b in buffers
     )  # fmt: skip
-    if not hopper or not fits or g.N == 0:
+    if not hopper or not fits or 0 in (g.N, g.H, g.W, g.P, g.Q):  # a tensor map has no empty side
         return "gather"
     if g.stride == (1, 1):
         return "tensormap"

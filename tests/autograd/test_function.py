@@ -8,6 +8,7 @@ from helpers import DEVICE, assert_close, randn, to64
 
 import tritonnet as tn
 from tritonnet import nn, ops
+from tritonnet.autograd import Function, function
 
 
 def leaf(*values: float) -> tn.Tensor:
@@ -116,3 +117,24 @@ def test_graph_prints_operations(capsys) -> None:
     x = leaf(1, 2)
     tn.graph((x * x).sum())
     assert capsys.readouterr().out == "%1 = Mul(leaf(2,), leaf(2,))\n%2 = Sum(%1)\n%3 = Reshape(%2)\n"
+
+
+def test_an_error_in_the_middle_waits_for_what_runs_beside(monkeypatch) -> None:
+    """Gradients that are there already must be whole, and what was kept for the second stream must go."""
+
+    class Broken(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x
+
+        @staticmethod
+        def backward(ctx, dy):
+            assert not joined
+            raise MemoryError
+
+    joined = []
+    monkeypatch.setattr(function, "join", lambda: joined.append(True))
+    x = tn.from_torch(randn(3), requires_grad=True)
+    with pytest.raises(MemoryError):
+        ops.sum(Broken.apply(x)).backward()
+    assert joined == [True]

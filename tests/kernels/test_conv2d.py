@@ -1,9 +1,12 @@
 """conv2d: every form of every pass against float64; then one test per sentence of the docstrings."""
 
+import itertools
+
 import pytest
 import torch
 from helpers import DEVICE, DTYPES, EPS, GPU, assert_close, gap_untouched, nchw, nhwc, pitched, randn, to64
 
+from tritonnet.kernels import conv2d_tiles
 from tritonnet.kernels.batch_norm import Norm, batch_norm_bwd
 from tritonnet.kernels.conv2d import (
     Tile,
@@ -13,8 +16,8 @@ from tritonnet.kernels.conv2d import (
     output_size,
     transposed_size,
 )
-from tritonnet.kernels.conv2d_tiles import pixel_tile
-from tritonnet.kernels.runtime import Refused
+from tritonnet.kernels.conv2d_tiles import Geometry, kernel_form, pick_tile, pixel_tile
+from tritonnet.kernels.runtime import Refused, recording
 
 # name: N, H, W, C, K, R, S, stride, pad, dilation
 CASES = {
@@ -143,6 +146,12 @@ def test_tensormap_three_taps(name, dtype):
         Tile("tensormap", 64, 64, 16, 4, 2, rows=2),
         Tile("tensormap", 64, 32, 16, 4, 2, splits=3, taps=3),
     )
+
+
+def test_partial_sums_of_three_small_taps_are_all_added():
+    """3 x 16 x 16 numbers a tile are no whole number of the sum's usual blocks."""
+    tile = Tile("tensormap", 16, 16, 32, 4, 2, splits=2, taps=3, whole=1)
+    check(BOXES["ragged"], HALVES[0], Tile("tensormap", 64, 64, 16, 4, 2, rows=2), tile)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -298,6 +307,34 @@ def test_nan_spreads():
     x[0, 2, 2, 0] = float("nan")
     y, _ = conv2d_fwd(x, randn(1, 3, 3, 2, seed=1))
     assert bool(y.isnan().all())  # every 3x3 window holds the middle
+
+
+@pytest.mark.parametrize(("arch", "shared", "spare"), [("sm_90", 227, 0), ("sm_100", 227, 0), ("sm_120", 99, 1)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_tiles_of_the_rules_fit_shared_memory(arch, shared, spare, dtype, monkeypatch):
+    """The stages of a pipeline do, of which the compiler spares one on sm_120."""
+    monkeypatch.setattr(conv2d_tiles, "INTERPRET", False)
+    monkeypatch.setattr(conv2d_tiles.tile_table, "lookup", lambda *_: None)
+    monkeypatch.setattr(conv2d_tiles.tile_table, "note", lambda *_: None)
+    sizes = itertools.product(
+        [1, 4], [(12, 12), (64, 64), (96, 160), (160, 160)], [32, 64, 128, 512], [32, 64, 128, 512]
+    )
+    with recording(arch, lambda *_: None):
+        for (n, (h, w), c, k), name in itertools.product(sizes, ["conv2d_fwd", "conv2d_dgrad", "conv2d_wgrad"]):
+            g = Geometry(n, h, w, c, h, w, k, 3, 3, (1, 1), (1, 1), (1, 1))
+            last = name == "conv2d_wgrad"
+            t = pick_tile.__wrapped__(name, g, torch.bfloat16 if last else dtype, "tensormap", arch)
+            read = t.block_m + t.taps * t.block_n if last or t.taps == 1 else 6 * t.block_m // 4 + 3 * t.block_n
+            stage = read * t.block_k * (2 if last else dtype.itemsize)
+            assert stage * (t.num_stages - spare) <= shared * 1024, (name, g, t)
+
+
+def test_an_image_without_rows_or_columns_has_no_tensor_map():
+    x, w = torch.empty(1, 0, 8, 16, device="meta"), torch.empty(16, 3, 3, 16, device="meta")
+    with recording("sm_90", lambda *_: None):
+        for h, p in ((0, 2), (2, 0), (8, 8)):
+            g = Geometry(1, h, 8, 16, p, 8, 16, 3, 3, (1, 1), (2, 1), (1, 1))
+            assert kernel_form(g, (x, w), True) == ("gather" if 0 in (h, p) else "tensormap")
 
 
 def test_pixel_tile_wastes_least():

@@ -32,6 +32,18 @@ def test_candidates_begin_with_the_one_in_use_and_repeat_none(name, g):
 
 
 @pytest.mark.parametrize("name", ["conv2d_fwd", "conv2d_dgrad", "conv2d_wgrad"])
+@pytest.mark.parametrize("height", [1, 3, 5, 12])
+def test_boxes_of_candidates_are_powers_of_two(name, height, monkeypatch):
+    g = Geometry(4, height, 3, 128, height, 3, 128, 3, 3, (1, 1), (1, 1), (1, 1))
+    monkeypatch.setattr(module, "pick_tile", lambda *_: Tile("tensormap", 128, 128, 64, 4, 3))
+    for tile in candidates(name, g, torch.bfloat16, "tensormap"):
+        pixels = tile.block_k if name == "conv2d_wgrad" else tile.block_m
+        sides = tile.images, tile.rows, pixels // tile.images // tile.rows
+        assert all(side & (side - 1) == 0 for side in sides)
+        assert sides[0] * sides[1] * sides[2] == pixels
+
+
+@pytest.mark.parametrize("name", ["conv2d_fwd", "conv2d_dgrad", "conv2d_wgrad"])
 def test_the_fastest_right_tile_is_chosen(name, monkeypatch):
     """By a clock that likes small blocks; a tile that computes something else, or nothing, is not asked for."""
     good, wrong, broken = (

@@ -143,40 +143,45 @@ def backward(root: "Tensor", gradient: Buffer, retain_graph: bool) -> None:
     gradients: dict[Node, list[Buffer | None]] = {node: [None] * node.outputs}
     gradients[node][index] = gradient
     heap = [(-node.sequence, node)]
-    while heap:
-        _, node = heapq.heappop(heap)
-        ctx = node.ctx
-        if ctx is None:
-            refuse("backward", "the graph must not have been freed: call backward(retain_graph=True) the first time")
-        for version, target in zip(node.versions, node.edges, strict=True):
-            if _is_leaf(target) and target.version != version:
+    try:
+        while heap:
+            _, node = heapq.heappop(heap)
+            ctx = node.ctx
+            if ctx is None:
                 refuse(
-                    "backward", f"an input of {node.function.name} was changed after the forward; run the forward again"
+                    "backward", "the graph must not have been freed: call backward(retain_graph=True) the first time"
                 )
-        with no_grad():
-            results = node.function.backward(ctx, *gradients.pop(node))
-        if not isinstance(results, tuple):
-            results = (results,)
-        if not retain_graph:
-            node.ctx = None
-            ctx.saved = ()
-        for target, result in zip(node.edges, results, strict=True):
-            if target is None or result is None:
-                continue
-            if isinstance(target, tuple):
-                producer, output = target
-                settle(result)
-                if producer not in gradients:
-                    gradients[producer] = [None] * producer.outputs
-                    heapq.heappush(heap, (-producer.sequence, producer))
-                slots = gradients[producer]
-                slots[output] = add(slots[output], result)
-                continue
-            if target.grad is not None:
-                join()
-            target.accumulate(result)
-        del results
-    join()
+            for version, target in zip(node.versions, node.edges, strict=True):
+                if _is_leaf(target) and target.version != version:
+                    refuse(
+                        "backward",
+                        f"an input of {node.function.name} was changed after the forward; run the forward again",
+                    )
+            with no_grad():
+                results = node.function.backward(ctx, *gradients.pop(node))
+            if not isinstance(results, tuple):
+                results = (results,)
+            if not retain_graph:
+                node.ctx = None
+                ctx.saved = ()
+            for target, result in zip(node.edges, results, strict=True):
+                if target is None or result is None:
+                    continue
+                if isinstance(target, tuple):
+                    producer, output = target
+                    settle(result)
+                    if producer not in gradients:
+                        gradients[producer] = [None] * producer.outputs
+                        heapq.heappush(heap, (-producer.sequence, producer))
+                    slots = gradients[producer]
+                    slots[output] = add(slots[output], result)
+                    continue
+                if target.grad is not None:
+                    join()
+                target.accumulate(result)
+            del results
+    finally:  # an error leaves no gradient half written, nor buffers kept for the second stream
+        join()
 
 
 def graph(root: "Tensor") -> None:

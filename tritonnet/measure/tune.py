@@ -14,7 +14,7 @@ import torch
 
 from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, pick_tile, split_count, wgrad_tiles
-from tritonnet.kernels.runtime import arch, cdiv, multiprocessors
+from tritonnet.kernels.runtime import arch, cdiv, multiprocessors, next_power_of_2
 from tritonnet.measure.timer import measure
 from tritonnet.ops import mse_loss, randn, relu
 
@@ -59,7 +59,8 @@ def _forward_tiles(name: str, g: Geometry, now: Tile) -> Iterable[Tile]:
     for block_n, block_m, warps, stages in FORWARD:
         for columns in sorted({16, 32, min(1 << (across - 1).bit_length(), block_m)}):
             rows = block_m // columns
-            images = max(1, rows // height) if now.form == "tensormap" else 1  # a patch's rows are those of all images
+            # a patch's rows are those of all images
+            images = max(1, rows // next_power_of_2(height)) if now.form == "tensormap" else 1
             if block_n > max(width, 64) or columns >= 2 * across or rows > 4 * columns or images > g.N:
                 continue
             tile = Tile(now.form, block_m, block_n, now.block_k, warps, stages, rows=rows // images, images=images)
@@ -80,7 +81,7 @@ def _weight_tiles(g: Geometry, form: str) -> Iterable[Tile]:
         if block_m > max(g.K, 64) or block_n > max(g.C, 64) or (taps > 1 and (form == "patch" or g.S != 3)):
             continue
         rows = max(1, pixels // (1 << (g.Q - 1).bit_length()))
-        images = max(1, rows // g.P) if form == "tensormap" else 1
+        images = max(1, rows // next_power_of_2(g.P)) if form == "tensormap" else 1
         tiles, steps = wgrad_tiles(g, block_m, block_n, taps), cdiv(g.N * g.P * g.Q, pixels)
         shares = {(split_count(tiles, steps, waves), 0) for waves in (1, 2, 4)}
         if form == "tensormap":

@@ -33,6 +33,7 @@ class CapturedStep:
         self.recorded: dict[object, tuple[torch.cuda.CUDAGraph, list[Buffer], Tensor]] = {}
         self.prepared = False  # whether an eager step left the host memory that a recording takes (`Tables`)
         self.pool: Any = None
+        self.stream: Any = None  # one for all: the allocator gives a stream's memory to no other
 
     def __call__(self, *buffers: Buffer) -> Tensor:
         """One update from a batch on the device; the loss is overwritten by the next call of the same shapes."""
@@ -57,8 +58,8 @@ class CapturedStep:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         # before what runs beside it (`runtime.beside`), where both want the same multiprocessor
-        first = torch.cuda.Stream(priority=-1)  # type: ignore[no-untyped-call]
-        with torch.cuda.graph(graph, pool=self.pool, stream=first):
+        self.stream = self.stream or torch.cuda.Stream(priority=-1)  # type: ignore[no-untyped-call]
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             loss = self.step(*own)
         self.pool = self.pool or graph.pool()
         return graph, own, loss
