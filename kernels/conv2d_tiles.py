@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from tritonnet.kernels import tile_table
-from tritonnet.kernels.runtime import INTERPRET, arch, cdiv, multiprocessors, next_power_of_2, pitch
+from tritonnet.kernels.runtime import INTERPRET, arch, cdiv, multiprocessors, next_power_of_2, pitch, refuse
+from tritonnet.kernels.tile_table import user_table
 
 __all__ = ["Geometry", "Tile", "flattens", "kernel_form", "pick_tile", "pixel_tile", "split_count", "wgrad_tiles"]
 
@@ -82,10 +83,13 @@ def pick_tile(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str) 
 
 
 def _pick(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str, found: dict[str, Any] | None) -> Tile:
-    if found is not None:
-        tile = Tile(**found)
-        if tile.form in (form, "gather"):
-            return tile
+    if found is not None and found.get("form") in (form, "gather"):
+        try:
+            return Tile(**found)
+        except TypeError as error:
+            refuse(
+                "tiles", f"{g.key} must have a tile of this version's fields ({error}); tune again: {user_table(arch)}"
+            )
     if name == "conv2d_wgrad":
         return _pick_wgrad(g, dtype, form, arch)
     pixels = g.N * (g.P * g.Q if name == "conv2d_fwd" else g.H * g.W)
@@ -190,7 +194,8 @@ def _shares(tiles: int, wave: int, steps: int, most: int) -> tuple[int, int]:
     rest = max(tiles - whole, 1)
     # a wave more costs more partial sums than a twentieth of its programs left idle
     waves = max(range(1, most + 1), key=lambda n: n * wave // rest * rest / (n * wave) - n / 20)
-    return max(1, min(waves * wave // rest, steps // 8)), whole
+    splits = max(1, min(waves * wave // rest, steps // 8))
+    return cdiv(steps, cdiv(steps, splits)), whole  # the last of them have steps too
 
 
 def split_count(programs: int, steps: int, waves: int) -> int:

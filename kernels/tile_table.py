@@ -13,6 +13,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tritonnet.kernels.runtime import refuse
+
 __all__ = ["chosen", "lookup", "note", "pin", "user_table"]
 
 Table = dict[str, dict[str, dict[str, Any]]]
@@ -22,7 +24,13 @@ _chosen: dict[str, Table] = {}
 
 
 def _read(path: Path) -> Table:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        table = json.loads(path.read_text()) if path.is_file() else {}
+        if not all(isinstance(tile, dict) for tiles in table.values() for tile in tiles.values()):
+            raise ValueError("a tile must be an object")
+    except (ValueError, AttributeError) as error:
+        refuse("tiles", f"{path} must be a table that `tritonnet tune` wrote, but {error}; delete it or tune again")
+    return table
 
 
 def user_table(arch: str) -> Path:

@@ -7,6 +7,7 @@ import torch
 
 from tritonnet.kernels import tile_table
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, pick_tile
+from tritonnet.kernels.runtime import Refused
 
 G = Geometry(3, 9, 9, 5, 9, 9, 7, 3, 3, (1, 1), (1, 1), (1, 1))  # in no table
 KEY = f"{G.key} float32"
@@ -42,6 +43,28 @@ def test_user_table_wins_over_the_shipped_one(monkeypatch, tmp_path):
     tile_table._tables.cache_clear()
     try:
         assert pick_tile("conv2d_dgrad", G, torch.float32, "gather", "sm_90") == Tile(**tile)
+    finally:
+        tile_table._tables.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"sm_90\.json must be a table that `tritonnet tune` wrote, but .*; delete it or tune again"),
+        ('{"conv2d_dgrad": {"x": 3}}', "but a tile must be an object"),
+        (
+            json.dumps({"conv2d_dgrad": {KEY: {"form": "gather", "cluster": 2}}}),
+            "must have a tile of this version's fields",
+        ),
+    ],
+)
+def test_a_table_that_is_none_is_refused(monkeypatch, tmp_path, text, message):
+    (tmp_path / "sm_90.json").write_text(text)
+    monkeypatch.setenv("TRITONNET_CACHE", str(tmp_path))
+    tile_table._tables.cache_clear()
+    try:
+        with pytest.raises(Refused, match=message):
+            pick_tile("conv2d_dgrad", G, torch.float32, "gather", "sm_90")
     finally:
         tile_table._tables.cache_clear()
 

@@ -58,7 +58,8 @@ class CapturedStep:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         # before what runs beside it (`runtime.beside`), where both want the same multiprocessor
-        self.stream = self.stream or torch.cuda.Stream(priority=-1)  # type: ignore[no-untyped-call]
+        if self.stream is None:
+            self.stream = torch.cuda.Stream(priority=-1)  # type: ignore[no-untyped-call]
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             loss = self.step(*own)
         self.pool = self.pool or graph.pool()
