@@ -28,7 +28,7 @@ from tritonnet.kernels.batch_norm import Norm
 from tritonnet.kernels.batch_norm_stats import check_vectors
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, kernel_form, pick_tile
 from tritonnet.kernels.convert import bfloat16_pair
-from tritonnet.kernels.runtime import arch, check_dtype, empty, image, refuse
+from tritonnet.kernels.runtime import arch, check_dtype, empty, image, image_of, refuse
 
 __all__ = ["Tile", "conv2d_dgrad", "conv2d_fwd", "conv2d_wgrad", "output_size", "same_padding", "transposed_size"]
 
@@ -74,14 +74,6 @@ def _check_window(op: str, stride: tuple[int, int], dilation: tuple[int, int]) -
 def _check_bias(op: str, bias: torch.Tensor | None, channels: int) -> None:
     if bias is not None and (tuple(bias.shape) != (channels,) or bias.dtype != torch.float32):
         refuse(op, f"bias must be float32 of shape ({channels},), got {bias.dtype} of shape {tuple(bias.shape)}")
-
-
-def _same(op: str, name: str, x: torch.Tensor, shape: tuple[int, int, int, int], dtype: torch.dtype) -> torch.Tensor:
-    """Refuse all but an image of that buffer shape and dtype; return it."""
-    image(op, name, x)
-    if tuple(x.shape) != shape or x.dtype != dtype:
-        refuse(op, f"{name} must be {dtype} of buffer shape {shape}, got {x.dtype} of {tuple(x.shape)}")
-    return x
 
 
 def conv2d_fwd(
@@ -131,7 +123,7 @@ def conv2d_fwd(
     if norm is not None:
         check_vectors(K, running_mean=norm.mean, running_var=norm.var, weight=norm.w, bias=norm.b)
     g = Geometry(N, H, W, C, P, Q, K, R, S, stride, (top, left), dilation)
-    y = empty((N, P, Q, K), x.dtype) if out is None else _same(op, "out", out, (N, P, Q, K), x.dtype)
+    y = empty((N, P, Q, K), x.dtype) if out is None else image_of(op, "out", out, (N, P, Q, K), (x.dtype,))
     if tile is None:
         form = kernel_form(g, (x, w, y), tf32)
         form = "gather" if form == "patch" and norm is not None else form
@@ -182,11 +174,11 @@ def conv2d_dgrad(
     _check_bias(op, bias, C)
     H, W = input_size
     g = Geometry(N, H, W, C, P, Q, K, R, S, stride, pad, dilation)
-    dx = empty((N, H, W, C), dy.dtype) if out is None else _same(op, "out", out, (N, H, W, C), dy.dtype)
+    dx = empty((N, H, W, C), dy.dtype) if out is None else image_of(op, "out", out, (N, H, W, C), (dy.dtype,))
     buffers: tuple[torch.Tensor, ...] = (dy, w, dx)
     if norm is not None and z is not None:
         check_vectors(C, running_mean=norm.mean, running_var=norm.var, weight=norm.w, bias=norm.b)
-        buffers = (dy, w, dx, _same(op, "z", z, (N, H, W, C), dy.dtype))
+        buffers = (dy, w, dx, image_of(op, "z", z, (N, H, W, C), (dy.dtype,)))
     if tile is None:
         tile = pick_tile("conv2d_dgrad", g, dy.dtype, kernel_form(g, buffers, tf32), arch())
     if tile.form == "tensormap":

@@ -12,6 +12,8 @@ import torch
 from cases import CASES, GEMM, PRECISIONS, Precision, convolution
 from compiler import SHARED, Launch, compile_for, record
 
+from tritonnet.measure.tune import Problem
+
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 
 # Bytes a thread that may lie outside registers. ptxas parks up to four values at times although registers are left; more
@@ -57,7 +59,6 @@ def test_compiles(arch: str, case: str, precision: str) -> None:
 
 @pytest.mark.parametrize("arch", SHARED)
 def test_shipped_tiles_compile(arch: str) -> None:
-    """A table's problem reads "C-K RxSs<stride>d<dilation> NxPxQ dtype"."""
     path = KERNELS / "tiles" / f"{arch}.json"
     table = json.loads(path.read_text()) if path.is_file() else {}
     for name, problems in table.items():
@@ -67,16 +68,11 @@ def test_shipped_tiles_compile(arch: str) -> None:
 
 def table_case(name: str, problem: str) -> Callable[[], object]:
     """The launcher call that looks `problem` up in the table of pass `name`."""
-    channels, window, sizes, dtype = problem.split()
-    c, k = map(int, channels.split("-"))
-    taps, stride, dilation = window.replace("d", "s").split("s")
-    r, s = map(int, taps.split("x"))
-    n, p, q = map(int, sizes.split("x"))
-    step, spread = int(stride), int(dilation)
-    pad = spread * (r - 1) // 2 if step == 1 else 0
-    h, w = (p - 1) * step + spread * (r - 1) + 1 - 2 * pad, (q - 1) * step + spread * (s - 1) + 1 - 2 * pad
-    numbers = Precision(getattr(torch, dtype), tf32=dtype == "float32")
-    return partial(convolution, name, numbers, n, h, w, c, k, (r, s), step, pad, spread)
+    g, dtype = Problem(name, problem, "").sizes()
+    numbers = Precision(dtype, tf32=dtype == torch.float32)
+    return partial(
+        convolution, name, numbers, g.N, g.H, g.W, g.C, g.K, (g.R, g.S), g.stride[0], g.pad[0], g.dilation[0]
+    )
 
 
 def kernel_names() -> Iterator[tuple[str, str]]:

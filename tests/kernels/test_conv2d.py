@@ -360,7 +360,7 @@ def test_pixel_tile_wastes_least():
         (lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 4).half()), "weight must have the input's dtype"),
         (lambda: conv2d_fwd(randn(1, 5, 5, 4).int(), randn(1, 3, 3, 4)), "input must be float32 or"),
         (lambda: conv2d_fwd(nhwc(randn(1, 4, 5, 5)), randn(1, 3, 3, 4)), "channels-last with one pitch"),
-        (lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 4), out=randn(1, 3, 3, 2)), "out must be"),
+        (lambda: conv2d_fwd(randn(1, 5, 5, 4), randn(1, 3, 3, 4), out=randn(1, 3, 3, 2)), "out must have buffer shape"),
         (
             lambda: conv2d_dgrad(randn(1, 5, 5, 4), randn(1, 3, 3, 4), input_size=(7, 7)),
             "the weight's 1 channels, got 4",

@@ -194,7 +194,7 @@ ONE, W = (lambda: tn.from_torch(randn(1, 4, 5, 5))), (lambda: tn.from_torch(rand
         (lambda: F.conv2d(ONE(), W(), padding="full"), "'same' or 'valid', got 'full'"),
         (lambda: F.conv2d(ONE(), W(), stride=2, padding="same"), "padding='same' needs stride 1"),
         (lambda: F.conv2d(tn.from_torch(randn(4, 5, 5)), W()), "input must have 4 dimensions"),
-        (lambda: F.conv2d(randn(1, 4, 5, 5), W()), "input must be a tritonnet Tensor, got Tensor"),
+        (lambda: F.conv2d(randn(1, 4, 5, 5), W()), "input must be a tritonnet Tensor, got torch.Tensor"),
         (lambda: F.conv2d(tn.tensor([[[[1]]]]), W()), "input must be floating point"),
         (lambda: F.conv_transpose2d(ONE(), W()), "must have the weight's 2 channels, got 4"),
         (

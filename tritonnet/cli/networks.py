@@ -24,6 +24,7 @@ from tritonnet.train.config import HELP, own_arguments
 __all__ = ["profile", "summary", "tune"]
 
 VARIANTS = ("base_channels", "depth", "upsample", "skip", "down")
+STEP = ("model", "size", "batch_size", "precision", *VARIANTS)
 
 
 @configuring(*VARIANTS)
@@ -57,14 +58,8 @@ def summary(
     network.summary((in_channels, size, size))
 
 
-@configuring(*VARIANTS)
-def profile(
-    model: Annotated[str, typer.Option(help=HELP["model"])] = "unet",
-    size: Annotated[int, typer.Option(help="side of an image, in pixels", min=1)] = 256,
-    batch_size: Annotated[int, typer.Option(help="images a step", min=1)] = 16,
-    precision: Annotated[str, typer.Option(help=HELP["precision"])] = "bf16",
-    **chosen: Any,
-) -> None:
+@configuring(*STEP)
+def profile(**chosen: Any) -> None:
     """Show where a training step's time goes, kernel by kernel; needs a GPU.
 
     A line a kernel: launches, microseconds, its share of the step, the bytes of its buffers, rates, and the least time the
@@ -72,7 +67,7 @@ def profile(
 
     Example: `tritonnet profile --batch-size 1`
     """
-    step, run = _step("profile", model, size, batch_size, precision, chosen)
+    step, run = _step("profile", chosen)
     for _ in range(3):  # compiles, and allocates the optimizer's state
         run()
     best = peak()
@@ -81,12 +76,8 @@ def profile(
     print(f"{torch.cuda.get_device_name()}, peak: {rate}{best.bytes / 1e12:.2f} TB/s ({best.source})")
 
 
-@configuring(*VARIANTS)
+@configuring(*STEP)
 def tune(
-    model: Annotated[str, typer.Option(help=HELP["model"])] = "unet",
-    size: Annotated[int, typer.Option(help="side of an image, in pixels", min=1)] = 256,
-    batch_size: Annotated[int, typer.Option(help="images a step", min=1)] = 16,
-    precision: Annotated[str, typer.Option(help=HELP["precision"])] = "bf16",
     out: Annotated[Path | None, ask("tile table to add to [default: your own, which every run reads]")] = None,
     **chosen: Any,
 ) -> None:
@@ -97,7 +88,7 @@ def tune(
 
     Example: `tritonnet tune --size 384 --batch-size 8 --base-channels 48`
     """
-    _, run = _step("tune", model, size, batch_size, precision, chosen)
+    _, run = _step("tune", chosen)
     run()
     problems = [
         Problem(name, key, tile["form"])
@@ -115,13 +106,12 @@ def tune(
     print(f"written to {path}; new runs differ in the last bits; without the file they are as before")
 
 
-def _step(
-    command: str, model: str, size: int, batch_size: int, precision: str, chosen: dict[str, Any]
-) -> tuple[Step, Callable[[], object]]:
+def _step(command: str, chosen: dict[str, Any]) -> tuple[Step, Callable[[], object]]:
     """A training step of the network that the options name, and a call of it over made data."""
     if INTERPRET:
         refuse(command, "a GPU must be there, none was found; times on the interpreter say nothing about one")
-    given = own_arguments(model, chosen)
-    config = Config.for_machine(model=model, precision=precision, size=size, batch_size=batch_size, **given)
-    step, batch = Step(build_network(config, 3, 2), 3, precision), made_batch(batch_size, size, size, 3, 2)
+    config = Config.for_machine(**chosen)
+    own_arguments(config.model, chosen)
+    step = Step(build_network(config, 3, 2), 3, config.precision)
+    batch = made_batch(config.batch_size, config.size, config.size, 3, 2)
     return step, lambda: step(*batch)

@@ -58,7 +58,7 @@ def _forward_tiles(name: str, g: Geometry, now: Tile) -> Iterable[Tile]:
     width = g.K if name == "conv2d_fwd" else g.C
     height, across = (g.H, g.W) if name == "conv2d_dgrad" and now.form == "tensormap" else (g.P, g.Q)
     for block_n, block_m, warps, stages in FORWARD:
-        for columns in sorted({16, 32, min(1 << (across - 1).bit_length(), block_m)}):
+        for columns in sorted({16, 32, min(next_power_of_2(across), block_m)}):
             rows = block_m // columns
             # a patch's rows are those of all images
             images = max(1, rows // next_power_of_2(height)) if now.form == "tensormap" else 1
@@ -81,7 +81,7 @@ def _weight_tiles(g: Geometry, form: str) -> Iterable[Tile]:
     for block_m, block_n, pixels, warps, stages, taps in WEIGHTS:
         if block_m > max(g.K, 64) or block_n > max(g.C, 64) or (taps > 1 and (form == "patch" or g.S != 3)):
             continue
-        rows = max(1, pixels // (1 << (g.Q - 1).bit_length()))
+        rows = max(1, pixels // next_power_of_2(g.Q))
         images = max(1, rows // next_power_of_2(g.P)) if form == "tensormap" else 1
         tiles, steps = wgrad_tiles(g, block_m, block_n, taps), cdiv(g.N * g.P * g.Q, pixels)
         shares = {(split_count(tiles, steps, waves), 0) for waves in (1, 2, 4)}

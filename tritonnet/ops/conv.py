@@ -5,7 +5,16 @@ from typing import Any
 
 import torch
 
-from tritonnet.autograd import Context, Function, Parameter, Tensor, is_grad_enabled, storage_dtype, uses_tf32
+from tritonnet.autograd import (
+    Context,
+    Function,
+    Parameter,
+    Tensor,
+    check_tensors,
+    is_grad_enabled,
+    storage_dtype,
+    uses_tf32,
+)
 from tritonnet.kernels.batch_norm import Norm, Running, batch_norm_bwd, batch_norm_fwd
 from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad, same_padding, transposed_size
 from tritonnet.kernels.head import head_bwd, head_fits, head_fwd
@@ -117,9 +126,8 @@ def pair(op: str, name: str, value: Any, least: int) -> tuple[int, int]:
 
 def computed(op: str, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Input and weight in the dtype that products are computed in; what is no Tensor of floats is refused."""
+    check_tensors(op, input=input, weight=weight)
     for name, t in (("input", input), ("weight", weight)):
-        if not isinstance(t, Tensor):
-            refuse(op, f"{name} must be a tritonnet Tensor, got {type(t).__name__}; use tn.from_numpy or tn.from_torch")
         if not t.dtype.is_floating_point:
             refuse(op, f"{name} must be floating point, got {t.dtype}; use .to(torch.float32)")
     dtype = storage_dtype()
