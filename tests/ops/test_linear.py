@@ -78,7 +78,7 @@ def test_refuses(x: tuple[int, ...], w: tuple[int, ...], message: str) -> None:
 
 
 def test_refuses_what_is_no_float_tensor() -> None:
-    with pytest.raises(Refused, match="input must be a tritonnet Tensor, got torch.Tensor"):
+    with pytest.raises(Refused, match=r"input must be a tritonnet Tensor, got torch\.Tensor"):
         F.linear(randn(2, 3), tn.from_torch(randn(4, 3)))
     with pytest.raises(Refused, match="input must be floating point"):
         F.linear(tn.tensor([[1, 2]]), tn.from_torch(randn(4, 2)))
