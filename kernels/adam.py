@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import fault
-from tritonnet.kernels.runtime import cdiv, empty, launch
+from tritonnet.kernels.runtime import begin, cdiv, empty, launch
 from tritonnet.kernels.tensor_table import Tables, entry, low_dtype, row_of, store_low
 
 __all__ = ["adam_step"]
@@ -33,6 +33,7 @@ def _adam_count_kernel(
     T,  # tensors
     LOG_BETA1: tl.constexpr, LOG_BETA2: tl.constexpr, DECAY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # [T]
     live = i < T
     step_ptr = tl.load(table_ptr + i * 7 + 4, mask=live, other=0).to(tl.pointer_type(tl.float32))
@@ -83,6 +84,7 @@ def _adam_step_kernel(
     decay, rise1, beta2, rise2, eps,  # rise: 1 - beta
     DECOUPLED: tl.constexpr, LOW: tl.constexpr, ALIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     i, row_ptr, start, n = row_of(table_ptr, block_ptr, 7, BLOCK)
     lane = tl.arange(0, BLOCK)
     factor_ptr += i * 3

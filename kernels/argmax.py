@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels.runtime import check_dtype, empty, launch, refuse
+from tritonnet.kernels.runtime import begin, check_dtype, empty, launch, refuse
 from tritonnet.kernels.softmax import load_rows, row_tile, rows
 
 __all__ = ["argmax_fwd", "first_largest"]
@@ -43,6 +43,7 @@ def _argmax_fwd_kernel(
     M,  # rows
     C: tl.constexpr, X_PITCH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
     index = first_largest(x_ptr, m, M, X_PITCH, C, BLOCK_M, BLOCK_C)
     tl.store(y_ptr + m, index.to(y_ptr.dtype.element_ty), mask=m < M)

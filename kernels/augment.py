@@ -22,7 +22,7 @@ import triton.language as tl
 
 from tritonnet.kernels.pointwise import FLOATS, flat_tile
 from tritonnet.kernels.random import cos_sin
-from tritonnet.kernels.runtime import check_buffer, check_dtype, empty, flat, launch, refuse
+from tritonnet.kernels.runtime import begin, check_buffer, check_dtype, empty, flat, launch, refuse
 
 __all__ = ["PARAMETERS", "augment_fwd"]
 
@@ -53,6 +53,7 @@ def _augment_fwd_kernel(
     pixels, H, W, C, G, scale,  # pixels = N * H * W
     PARAMETERS: tl.constexpr, ELASTIC: tl.constexpr, NOISE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # [M]
     live = m < pixels
     n, h, w = m // (H * W), m // W % H, m % W

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import fault
-from tritonnet.kernels.runtime import check_dtype, launch
+from tritonnet.kernels.runtime import begin, check_dtype, launch
 from tritonnet.kernels.tensor_table import Tables, entry, row_of
 
 __all__ = ["average_update"]
@@ -27,6 +27,7 @@ Buffer = torch.Tensor
 
 @triton.jit
 def _average_count_kernel(count_ptr, fault_ptr):
+    begin()
     tl.store(count_ptr, tl.load(count_ptr) + (tl.load(fault_ptr) == 0).to(tl.int64))
 
 
@@ -43,6 +44,7 @@ def _average_update_kernel(
     rise,  # 1 - decay
     EQUAL: tl.constexpr, ALIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     _, row_ptr, start, n = row_of(table_ptr, block_ptr, 3, BLOCK)
     lane = tl.arange(0, BLOCK)
     a_ptr = entry(row_ptr, 0, start, lane, ALIGN)

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.pointwise import pixel_tile
-from tritonnet.kernels.runtime import empty, launch, pitch
+from tritonnet.kernels.runtime import begin, empty, launch, pitch
 from tritonnet.kernels.window import Pair, check_window, pixel_index
 
 __all__ = ["avg_pool2d_bwd", "avg_pool2d_fwd"]
@@ -40,6 +40,7 @@ def _avg_pool2d_fwd_kernel(
     R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr, PAD_W: tl.constexpr, ALL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m, c, live, n, p, q = pixel_index(n_out, P, Q, C, BLOCK_M, BLOCK_C)
     acc = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     for r in range(R):
@@ -59,6 +60,7 @@ def _avg_pool2d_bwd_kernel(
     R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr, PAD_W: tl.constexpr, ALL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m, c, live, n, h, w = pixel_index(n_in, H, W, C, BLOCK_M, BLOCK_C)
     dx = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     for i in range((R + STRIDE_H - 1) // STRIDE_H):  # the windows that cover (h, w), last one first

@@ -25,7 +25,7 @@ import triton.language as tl
 
 from tritonnet.kernels.batch_norm_stats import OP, STAGES, Running, check_image, check_vectors, pick_tile
 from tritonnet.kernels.pointwise import FLOATS
-from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, image_of, launch, next_power_of_2, pitch
+from tritonnet.kernels.runtime import INTERPRET, begin, cdiv, empty, image_of, launch, next_power_of_2, pitch
 
 __all__ = ["Norm", "Running", "batch_norm_bwd", "batch_norm_fwd", "coefficients", "feedback", "merge_sums", "relu"]
 
@@ -83,6 +83,7 @@ def _batch_norm_fwd_kernel(
     pixels, C, x_pitch, y_pitch, eps,
     RELU: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     mean, _, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
     steps = tl.cdiv(pixels, BLOCK_M)
@@ -102,6 +103,7 @@ def _batch_norm_bwd_stats_kernel(
     pixels, C, dy_pitch, x_pitch, eps,
     RELU: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
+    begin()
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     mean, rstd, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
     dw = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
@@ -126,6 +128,7 @@ def _batch_norm_bwd_merge_kernel(
     tiles, C,
     BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     dw = tl.zeros((BLOCK_T, BLOCK_C), tl.float32)
     db = tl.zeros((BLOCK_T, BLOCK_C), tl.float32)
@@ -145,6 +148,7 @@ def _batch_norm_bwd_kernel(
     pixels, C, dy_pitch, x_pitch, eps,
     RELU: tl.constexpr, TRAINING: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     mean, rstd, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
     shift, slope = feedback(dw_ptr, db_ptr, rstd, c, C, pixels, TRAINING)

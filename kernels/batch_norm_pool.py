@@ -19,7 +19,7 @@ import triton.language as tl
 from tritonnet.kernels.batch_norm import coefficients, feedback, merge_sums, relu
 from tritonnet.kernels.batch_norm_stats import OP, check_image, check_vectors, pick_tile
 from tritonnet.kernels.pointwise import FLOATS
-from tritonnet.kernels.runtime import cdiv, empty, image_of, launch, pitch, refuse
+from tritonnet.kernels.runtime import begin, cdiv, empty, image_of, launch, pitch, refuse
 
 __all__ = ["batch_norm_pool_bwd", "batch_norm_pool_fwd"]
 
@@ -111,6 +111,7 @@ def _batch_norm_pool_fwd_kernel(
     windows, H, W, ROWS, COLUMNS, C, x_pitch, y_pitch, eps,  # windows = N * ROWS * COLUMNS, covering H x W
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     mean, _, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
     steps = tl.cdiv(windows, BLOCK_M)
@@ -134,6 +135,7 @@ def _batch_norm_pool_bwd_stats_kernel(
     windows, H, W, ROWS, COLUMNS, C, dy_pitch, dz_pitch, x_pitch, eps,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     mean, rstd, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
     dw = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
@@ -156,6 +158,7 @@ def _batch_norm_pool_bwd_kernel(
     windows, pixels, H, W, ROWS, COLUMNS, C, dy_pitch, dz_pitch, x_pitch, eps,
     TRAINING: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     mean, rstd, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
     shift, slope = feedback(dw_ptr, db_ptr, rstd, c, C, pixels, TRAINING)

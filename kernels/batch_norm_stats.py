@@ -24,6 +24,7 @@ import triton.language as tl
 from tritonnet.kernels import runtime
 from tritonnet.kernels.pointwise import FLOATS, pixel_tile
 from tritonnet.kernels.runtime import (
+    begin,
     cdiv,
     check_buffer,
     check_dtype,
@@ -97,6 +98,7 @@ def _batch_norm_stats_kernel(
     pixels, C, x_pitch,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
+    begin()
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     # Means are kept relative to the program's first pixel: near it, they round less.
     origin = tl.program_id(0).to(tl.int64) * BLOCK_M * x_pitch
@@ -123,6 +125,7 @@ def _batch_norm_merge_kernel(
     tiles, C, momentum,
     CUMULATIVE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     n = tl.zeros((BLOCK_T,), tl.float32)
     mean = tl.zeros((BLOCK_T, BLOCK_C), tl.float32)

@@ -18,7 +18,7 @@ import triton.language as tl
 
 from tritonnet.kernels.loss import INTEGERS, counted_weight, log1p, loss_fwd, mean_factor, store_loss
 from tritonnet.kernels.pointwise import FLOATS, flat_tile
-from tritonnet.kernels.runtime import check_dtype, flat, logical, refuse
+from tritonnet.kernels.runtime import begin, check_dtype, flat, logical, refuse
 from tritonnet.kernels.softmax import rows
 
 __all__ = ["binary_cross_entropy_fwd"]
@@ -31,6 +31,7 @@ def _binary_cross_entropy_fwd_kernel(
     C: tl.constexpr, X_PITCH: tl.constexpr, TARGET_PITCH: tl.constexpr, LABELS: tl.constexpr, EACH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = at < n
     row, c = at // C, at % C

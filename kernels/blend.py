@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.pointwise import FLOATS, image_index, image_tile
-from tritonnet.kernels.runtime import check_buffer, check_dtype, image, launch, pitch, refuse
+from tritonnet.kernels.runtime import begin, check_buffer, check_dtype, image, launch, pitch, refuse
 
 __all__ = ["blend"]
 
@@ -28,6 +28,7 @@ def _blend_kernel(
     MIRROR_ROWS: tl.constexpr, MIRROR_COLUMNS: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     n, p, q, c, live = image_index(P, Q, C, BLOCK_P, BLOCK_Q, BLOCK_C)
     weight = tl.load(rows_ptr + p, mask=p < P, other=0.0) * tl.load(columns_ptr + q, mask=q < Q, other=0.0)
     x_p = P - 1 - p if MIRROR_ROWS else p

@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels.runtime import empty, launch
+from tritonnet.kernels.runtime import begin, empty, launch
 from tritonnet.kernels.tensor_table import Tables, entry, row_of
 
 __all__ = ["clip_grad_norm"]
@@ -27,6 +27,7 @@ Buffer = torch.Tensor
 
 @triton.jit
 def _clip_grad_norm_square_kernel(table_ptr, block_ptr, partial_ptr, ALIGN: tl.constexpr, BLOCK: tl.constexpr):
+    begin()
     _, row_ptr, start, n = row_of(table_ptr, block_ptr, 3, BLOCK)
     lane = tl.arange(0, BLOCK)
     g_ptr = entry(row_ptr, 0, start, lane, ALIGN)
@@ -40,6 +41,7 @@ def _clip_grad_norm_square_kernel(table_ptr, block_ptr, partial_ptr, ALIGN: tl.c
 
 @triton.jit
 def _clip_grad_norm_merge_kernel(partial_ptr, norm_ptr, n, max_norm, BLOCK: tl.constexpr):
+    begin()
     acc = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, n, BLOCK):
         at = start + tl.arange(0, BLOCK)
@@ -52,6 +54,7 @@ def _clip_grad_norm_merge_kernel(partial_ptr, norm_ptr, n, max_norm, BLOCK: tl.c
 
 @triton.jit
 def _clip_grad_norm_scale_kernel(table_ptr, block_ptr, norm_ptr, ALIGN: tl.constexpr, BLOCK: tl.constexpr):
+    begin()
     _, row_ptr, start, n = row_of(table_ptr, block_ptr, 3, BLOCK)
     lane = tl.arange(0, BLOCK)
     g_ptr = entry(row_ptr, 0, start, lane, ALIGN)

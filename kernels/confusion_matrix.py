@@ -17,7 +17,7 @@ from tritonnet.kernels import fault
 from tritonnet.kernels.argmax import first_largest
 from tritonnet.kernels.fault import LABEL, raise_flag
 from tritonnet.kernels.loss import INTEGERS
-from tritonnet.kernels.runtime import check_dtype, flat, launch, next_power_of_2, refuse
+from tritonnet.kernels.runtime import begin, check_dtype, flat, launch, next_power_of_2, refuse
 from tritonnet.kernels.softmax import row_tile, rows
 
 __all__ = ["confusion_matrix"]
@@ -32,6 +32,7 @@ def _confusion_matrix_kernel(
     K: tl.constexpr, C: tl.constexpr, PITCH: tl.constexpr, LOGITS: tl.constexpr, BINS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
     live = m < M
     t = tl.load(target_ptr + m, mask=live, other=0).to(tl.int64)

@@ -20,7 +20,7 @@ import triton.language as tl
 
 from tritonnet.kernels.batch_norm import Norm, coefficients, relu
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, flattens
-from tritonnet.kernels.runtime import INTERPRET, cdiv, launch, next_power_of_2, pitch
+from tritonnet.kernels.runtime import INTERPRET, begin, cdiv, launch, next_power_of_2, pitch
 
 __all__ = ["dgrad", "dot", "fwd", "products", "split_sum", "wgrad"]
 
@@ -43,6 +43,7 @@ def _conv2d_fwd_kernel(
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    begin()
     blocks_n = tl.cdiv(K, BLOCK_N)
     m = (tl.program_id(0) // blocks_n) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M] output pixel
     k = (tl.program_id(0) % blocks_n) * BLOCK_N + tl.arange(0, BLOCK_N)  # [N] output channel
@@ -109,6 +110,7 @@ def _conv2d_dgrad_kernel(
     WHOLE_K: tl.constexpr, HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    begin()
     blocks_n = tl.cdiv(C, BLOCK_N)
     pid = tl.program_id(0)
     c = (pid % blocks_n) * BLOCK_N + tl.arange(0, BLOCK_N)  # [N] input channel
@@ -160,6 +162,7 @@ def _conv2d_wgrad_kernel(
     FLAT: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    begin()
     blocks_m = tl.cdiv(K, BLOCK_M)
     pid = tl.program_id(0)
     k = (pid % blocks_m) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M] channel of dy
@@ -199,6 +202,7 @@ def _conv2d_wgrad_kernel(
 
 @triton.jit
 def _split_sum_kernel(partial_ptr, y_ptr, n, splits, BLOCK_S: tl.constexpr, BLOCK: tl.constexpr):
+    begin()
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     acc = tl.zeros((BLOCK_S, BLOCK), tl.float32)
     for first in tl.range(

@@ -19,7 +19,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tritonnet.kernels.conv2d_tensormap import turned_weights
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile
-from tritonnet.kernels.runtime import INTERPRET, cdiv, launch, pitch
+from tritonnet.kernels.runtime import INTERPRET, begin, cdiv, launch, pitch
 
 __all__ = ["dgrad", "fwd", "wgrad"]
 
@@ -34,6 +34,7 @@ def _conv2d_patch_kernel(
     HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    begin()
     width = C if SPREAD else K  # channels that come out, a tap
     depth = K if SPREAD else C  # channels that are summed, a tap
     blocks = tl.cdiv(width, BLOCK_N)
@@ -82,6 +83,7 @@ def _conv2d_patch_wgrad_kernel(
     R: tl.constexpr, S: tl.constexpr, FLAT: tl.constexpr, UPCAST: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    begin()
     BLOCK_K: tl.constexpr = ROWS * COLUMNS
     blocks_m, blocks_n = tl.cdiv(K, BLOCK_M), tl.cdiv(C, BLOCK_N)
     pid = tl.program_id(0)

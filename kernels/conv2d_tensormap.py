@@ -34,7 +34,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from tritonnet.kernels.batch_norm import Norm, coefficients, relu
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, wgrad_tiles
 from tritonnet.kernels.convert import copy
-from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, launch, multiprocessors, next_power_of_2, pitch
+from tritonnet.kernels.runtime import INTERPRET, begin, cdiv, empty, launch, multiprocessors, next_power_of_2, pitch
 
 __all__ = ["dgrad", "fwd", "turned_weights", "wgrad"]
 
@@ -69,6 +69,7 @@ def _conv2d_box_kernel(
     HAS_BIAS: tl.constexpr, EPILOGUE: tl.constexpr, STAGE: tl.constexpr, REUSE: tl.constexpr, UPCAST: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    begin()
     BLOCK_M: tl.constexpr = IMAGES * ROWS * COLUMNS
     blocks_k = tl.cdiv(K, BLOCK_N)
     k0 = (tl.program_id(0) % blocks_k) * BLOCK_N
@@ -170,6 +171,7 @@ def _conv2d_box_wgrad_kernel(
     UPCAST: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    begin()
     BLOCK_K: tl.constexpr = IMAGES * ROWS * COLUMNS
     pid = tl.program_id(0)
     alone, number = pid < whole, pid - whole
@@ -217,6 +219,7 @@ def _conv2d_box_wgrad_sum_kernel(
     part_ptr, dw_ptr, C, K, whole, shared, splits,
     R: tl.constexpr, S: tl.constexpr, TAPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     tile = tl.program_id(0)
     k0, c0, tap = _wgrad_tile(whole + tile, K, C, S, TAPS, BLOCK_M, BLOCK_N)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

@@ -15,7 +15,18 @@ import triton.language as tl
 
 from tritonnet.kernels import runtime
 from tritonnet.kernels.pointwise import FLOATS, Walk, offset, plane, tile_index, walk
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, flat, image, launch, next_power_of_2, pitch, refuse
+from tritonnet.kernels.runtime import (
+    INTERPRET,
+    begin,
+    cdiv,
+    check_dtype,
+    flat,
+    image,
+    launch,
+    next_power_of_2,
+    pitch,
+    refuse,
+)
 
 __all__ = ["as_dtype", "bfloat16_pair", "cast", "copy", "image_input", "nchw_to_nhwc", "nhwc_to_nchw"]
 
@@ -28,6 +39,7 @@ def _copy_kernel(
     rows, D1, D2, columns, x0, x1, x2, x3, y0, y1, y2, y3,
     VIA_FLOAT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m, c, live = tile_index(rows, columns, BLOCK_M, BLOCK_C)
     x = tl.load(x_ptr + offset(m, c, D1, D2, x0, x1, x2, x3), mask=live, other=0)
     if VIA_FLOAT:
@@ -71,6 +83,7 @@ def as_dtype(x: Buffer, dtype: torch.dtype) -> Buffer:
 
 @triton.jit
 def _transpose_kernel(x_ptr, y_ptr, rows, columns, x_pitch, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
+    begin()
     across = tl.cdiv(columns, BLOCK_C)
     down = tl.cdiv(rows, BLOCK_M)
     pid = tl.program_id(0)
@@ -126,6 +139,7 @@ def _image_input_kernel(
     pixels, C, x_pitch, scale,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m, c, live = tile_index(pixels, C, BLOCK_M, BLOCK_C)
     mean = tl.load(mean_ptr + c, mask=c < C, other=0.0)
     rstd = tl.load(rstd_ptr + c, mask=c < C, other=0.0)
@@ -167,6 +181,7 @@ def _bfloat16_pair_kernel(
     rows, columns, x0, x3,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m, c, live = tile_index(rows, columns, BLOCK_M, BLOCK_C)
     x = tl.load(x_ptr + m * x0 + c * x3, mask=live, other=0.0)
     high = x.to(tl.bfloat16)

@@ -24,7 +24,7 @@ import triton.language as tl
 
 from tritonnet.kernels.loss import check_labels, check_logits, counted_weight, loss_fwd, mean_factor, store_loss
 from tritonnet.kernels.pointwise import FLOATS
-from tritonnet.kernels.runtime import check_dtype, logical, refuse
+from tritonnet.kernels.runtime import begin, check_dtype, logical, refuse
 from tritonnet.kernels.softmax import load_rows, row_tile, row_totals, rows
 
 __all__ = ["cross_entropy_fwd"]
@@ -36,6 +36,7 @@ def _cross_entropy_indices_kernel(
     M, factor, ignore,  # M pixels
     C: tl.constexpr, X_PITCH: tl.constexpr, EACH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
     t = tl.load(target_ptr + m, mask=m < M, other=0).to(tl.int64)
     weight, known = counted_weight(t, m < M, weight_ptr, fault_ptr, ignore, C)
@@ -72,6 +73,7 @@ def _cross_entropy_probabilities_kernel(
     C: tl.constexpr, X_PITCH: tl.constexpr, TARGET_PITCH: tl.constexpr, EACH: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
     x, top, total = row_totals(x_ptr, m, M, X_PITCH, C, BLOCK_M, BLOCK_C)
     t = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)

@@ -24,7 +24,7 @@ import triton.language as tl
 
 from tritonnet.kernels import fault
 from tritonnet.kernels.loss import check_classes, check_least, check_reduction, counted_weight, flag_not_finite
-from tritonnet.kernels.runtime import empty, flat, image, launch, pitch
+from tritonnet.kernels.runtime import begin, empty, flat, image, launch, pitch
 from tritonnet.kernels.softmax import load_rows, row_tile
 from tritonnet.kernels.sum import sum_fwd
 
@@ -54,6 +54,7 @@ def _dice_loss_fwd_kernel(
     pixels, tiles, ignore,  # pixels and tiles of an image
     C: tl.constexpr, SIGMOID: tl.constexpr, X_PITCH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     _, _, _, p, t = _shares(x_ptr, target_ptr, fault_ptr, pixels, ignore, C, SIGMOID, X_PITCH, BLOCK_M, BLOCK_C)
     c = tl.arange(0, BLOCK_C)
     part_ptr += (tl.program_id(1).to(tl.int64) * tiles + tl.program_id(0)) * 3 * C
@@ -68,6 +69,7 @@ def _dice_loss_merge_kernel(
     entries, smooth_nr, smooth_dr, scale,  # entries: images times classes; scale: 1 / terms for a mean
     C: tl.constexpr, FIRST: tl.constexpr, EACH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     acc = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, entries, BLOCK):
         at = start + tl.arange(0, BLOCK)
@@ -100,6 +102,7 @@ def _dice_loss_bwd_kernel(
     C: tl.constexpr, SIGMOID: tl.constexpr, X_PITCH: tl.constexpr, TERMS: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m, end, known, p, t = _shares(x_ptr, target_ptr, fault_ptr, pixels, ignore, C, SIGMOID, X_PITCH, BLOCK_M, BLOCK_C)
     c = tl.arange(0, BLOCK_C)
     n = tl.program_id(1) * own

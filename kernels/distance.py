@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.loss import INTEGERS
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, empty, flat, launch, next_power_of_2, refuse
+from tritonnet.kernels.runtime import INTERPRET, begin, cdiv, check_dtype, empty, flat, launch, next_power_of_2, refuse
 
 __all__ = ["distance_fwd"]
 
@@ -31,6 +31,7 @@ def _distance_fwd_kernel(
     first, ignore,
     LABELS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr,
 ):  # fmt: skip
+    begin()
     line = tl.program_id(0).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)  # [Q] of all planes
     p = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)  # [P]
     plane, q = line // Q, line % Q

@@ -17,7 +17,7 @@ import triton.language as tl
 from tritonnet.kernels import runtime
 from tritonnet.kernels.pointwise import flat_tile, plane
 from tritonnet.kernels.random import COUNTER_WIDTH, interleave, philox
-from tritonnet.kernels.runtime import cdiv, launch
+from tritonnet.kernels.runtime import begin, cdiv, launch
 
 __all__ = ["dropout"]
 
@@ -28,6 +28,7 @@ def _dropout_kernel(
     n, columns, x0, x3, p, scale,
     FLAT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     i, u0, u1, u2, u3 = philox(state_ptr, BLOCK)
     at = i if FLAT else i // columns * x0 + i % columns * x3
     x = tl.load(x_ptr + at, mask=i < n, other=0.0).to(tl.float32)

@@ -28,7 +28,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.loss import check_classes, check_least, counted_weight, log1p, loss_fwd, mean_factor, store_loss
-from tritonnet.kernels.runtime import check_buffer, refuse
+from tritonnet.kernels.runtime import begin, check_buffer, refuse
 from tritonnet.kernels.softmax import load_rows, row_tile
 
 __all__ = ["focal_loss_fwd"]
@@ -48,6 +48,7 @@ def _focal_loss_fwd_kernel(
     C: tl.constexpr, SIGMOID: tl.constexpr, X_PITCH: tl.constexpr, EACH: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
     c = tl.arange(0, BLOCK_C)  # [C]
     t = tl.load(target_ptr + m, mask=m < M, other=0).to(tl.int64)

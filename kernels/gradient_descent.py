@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import fault
+from tritonnet.kernels.runtime import begin
 from tritonnet.kernels.tensor_table import Tables, count_steps, entry, low_dtype, row_of, store_low
 
 __all__ = ["descent_step"]
@@ -69,6 +70,7 @@ def _descent_step_kernel(
     ADAPTIVE: tl.constexpr, CENTERED: tl.constexpr, MOMENTUM: tl.constexpr, DAMPENED: tl.constexpr,
     NESTEROV: tl.constexpr, LOW: tl.constexpr, ALIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     _, row_ptr, start, n = row_of(table_ptr, block_ptr, 8, BLOCK)
     lane = tl.arange(0, BLOCK)
     rate = tl.load(lr_ptr)

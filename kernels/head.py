@@ -25,7 +25,7 @@ from tritonnet.kernels import runtime
 from tritonnet.kernels.batch_norm import Norm, coefficients, feedback, merge_sums, relu
 from tritonnet.kernels.batch_norm_stats import STAGES, check_image, check_vectors
 from tritonnet.kernels.conv2d_gather import dot, products, split_sum
-from tritonnet.kernels.runtime import cdiv, check_dtype, empty, image_of, launch, next_power_of_2, pitch, refuse
+from tritonnet.kernels.runtime import begin, cdiv, check_dtype, empty, image_of, launch, next_power_of_2, pitch, refuse
 
 __all__ = ["head_bwd", "head_fits", "head_fwd"]
 
@@ -44,6 +44,7 @@ def _head_fwd_kernel(
     HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    begin()
     c, k = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_K)
     mean, _, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, c, C, eps)
     w = tl.load(w_ptr + k[None, :] * C + c[:, None], mask=(c < C)[:, None] & (k < K)[None, :], other=0.0)  # [C, K]
@@ -67,6 +68,7 @@ def _head_bwd_stats_kernel(
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
+    begin()
     c, k = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_K)
     pid = tl.program_id(0)
     mean, rstd, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, c, C, eps)
@@ -100,6 +102,7 @@ def _head_bwd_kernel(
     TRAINING: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    begin()
     c, k = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_K)
     mean, rstd, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, c, C, eps)
     back, slope = feedback(dscale_ptr, dshift_ptr, rstd, c, C, pixels, TRAINING)

@@ -22,7 +22,18 @@ import triton.language as tl
 from tritonnet.kernels import fault
 from tritonnet.kernels.fault import LABEL, LOSS, raise_flag
 from tritonnet.kernels.pointwise import FLOATS, flat_tile
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_buffer, check_dtype, empty, flat, launch, logical, refuse
+from tritonnet.kernels.runtime import (
+    INTERPRET,
+    begin,
+    cdiv,
+    check_buffer,
+    check_dtype,
+    empty,
+    flat,
+    launch,
+    logical,
+    refuse,
+)
 from tritonnet.kernels.softmax import rows
 
 __all__ = [
@@ -90,6 +101,7 @@ def _loss_count_kernel(
     M, stretch, ignore, first,
     C: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     start = tl.program_id(0).to(tl.int64) * stretch
     acc = tl.zeros((BLOCK,), tl.float32)
     for offset in range(0, stretch, BLOCK):
@@ -106,6 +118,7 @@ def _loss_merge_kernel(
     n, divisor, least,  # n partial losses
     BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     acc = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, n, BLOCK):
         at = start + tl.arange(0, BLOCK)
@@ -126,6 +139,7 @@ def _loss_bwd_kernel(
     n, dy_pitch,  # n elements; dy_pitch: elements of dy from row to row
     C: tl.constexpr, SCALAR: tl.constexpr, DY_CHANNELS: tl.constexpr, IN_PLACE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = at < n
     if SCALAR:

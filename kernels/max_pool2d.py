@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.pointwise import pixel_tile
-from tritonnet.kernels.runtime import cdiv, check_buffer, empty, launch, pitch
+from tritonnet.kernels.runtime import begin, cdiv, check_buffer, empty, launch, pitch
 from tritonnet.kernels.window import Pair, check_window, pixel_index
 
 __all__ = ["max_pool2d_bwd", "max_pool2d_fwd"]
@@ -30,6 +30,7 @@ def _max_pool2d_fwd_kernel(
     R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr, PAD_W: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m, c, live, n, p, q = pixel_index(n_out, P, Q, C, BLOCK_M, BLOCK_C)
     best = tl.full((BLOCK_M, BLOCK_C), float("-inf"), tl.float32)
     winner = tl.full((BLOCK_M, BLOCK_C), -1, tl.int32)
@@ -55,6 +56,7 @@ def _max_pool2d_bwd_kernel(
     R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr, PAD_W: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m, c, live, n, h, w = pixel_index(n_in, H, W, C, BLOCK_M, BLOCK_C)
     dx = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     for i in range((R + STRIDE_H - 1) // STRIDE_H):  # the windows that cover (h, w), last one first
@@ -75,6 +77,7 @@ def _max_pool2d_bwd_tiled_kernel(
     windows, H, W, P, Q, ROWS, COLUMNS, C, dy_pitch,  # windows = N * ROWS * COLUMNS, enough of them to cover H x W
     R: tl.constexpr, S: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     # a pixel is a window here, also the incomplete ones at the far edges
     _, c, live, n, p, q = pixel_index(windows, ROWS, COLUMNS, C, BLOCK_M, BLOCK_C)
     complete = live & ((p < P) & (q < Q))[:, None]

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from tritonnet.kernels.loss import loss_fwd, store_loss
 from tritonnet.kernels.pointwise import FLOATS, flat_tile
-from tritonnet.kernels.runtime import check_dtype, logical, refuse
+from tritonnet.kernels.runtime import begin, check_dtype, logical, refuse
 from tritonnet.kernels.softmax import rows
 
 __all__ = ["mse_loss_fwd"]
@@ -26,6 +26,7 @@ def _mse_loss_fwd_kernel(
     n, factor,  # no counts
     C: tl.constexpr, X_PITCH: tl.constexpr, TARGET_PITCH: tl.constexpr, EACH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = at < n
     row, c = at // C, at % C

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.pointwise import FLOATS, image_index, image_tile
-from tritonnet.kernels.runtime import check_dtype, empty, image, image_of, launch, pitch, refuse
+from tritonnet.kernels.runtime import begin, check_dtype, empty, image, image_of, launch, pitch, refuse
 
 __all__ = ["pad_fwd"]
 
@@ -22,6 +22,7 @@ def _pad_fwd_kernel(
     H, W, P, Q, C, x_pitch, y_pitch, top, left, value,
     BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     n, p, q, c, live = image_index(P, Q, C, BLOCK_P, BLOCK_Q, BLOCK_C)
     h, w = p - top, q - left
     inside = live & (h >= 0) & (h < H) & (w >= 0) & (w < W)

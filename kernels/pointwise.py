@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import runtime
-from tritonnet.kernels.runtime import INTERPRET, cdiv, check_dtype, launch, logical, next_power_of_2, refuse
+from tritonnet.kernels.runtime import INTERPRET, begin, cdiv, check_dtype, launch, logical, next_power_of_2, refuse
 
 __all__ = [
     "FLOATS", "Walk", "broadcast", "flat_tile", "image_index", "image_tile", "offset", "pixel_tile", "plane", "pointwise",
@@ -198,6 +198,7 @@ def _pointwise_kernel(
     rows, D1, D2, columns, a0, a1, a2, a3, b0, b1, b2, b3, number,
     F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m, c, live = tile_index(rows, columns, BLOCK_M, BLOCK_C)
     a = tl.load(a_ptr + offset(m, c, D1, D2, a0, a1, a2, a3), mask=live, other=0.0).to(tl.float32)
     b = a

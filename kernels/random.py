@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.pointwise import FLOATS, flat_tile
-from tritonnet.kernels.runtime import cdiv, check_dtype, empty, flat, launch
+from tritonnet.kernels.runtime import begin, cdiv, check_dtype, empty, flat, launch
 
 __all__ = ["COUNTER_WIDTH", "cos_sin", "interleave", "normal", "philox", "take", "uniform"]
 
@@ -25,6 +25,7 @@ COUNTER_WIDTH = 4  # elements a counter gives
 
 @triton.jit
 def _take_kernel(state_ptr, taken_ptr, counters):
+    begin()
     seed, offset = tl.load(state_ptr), tl.load(state_ptr + 1)
     tl.store(taken_ptr, seed)
     tl.store(taken_ptr + 1, offset)
@@ -66,6 +67,7 @@ def cos_sin(u):
 
 @triton.jit
 def _uniform_kernel(y_ptr, state_ptr, n, low, width, BLOCK: tl.constexpr):
+    begin()
     i, u0, u1, u2, u3 = philox(state_ptr, BLOCK)
     y = low + width * interleave(u0, u1, u2, u3)
     tl.store(y_ptr + i, y.to(y_ptr.dtype.element_ty), mask=i < n)
@@ -73,6 +75,7 @@ def _uniform_kernel(y_ptr, state_ptr, n, low, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def _normal_kernel(y_ptr, state_ptr, n, mean, std, BLOCK: tl.constexpr):
+    begin()
     i, u0, u1, u2, u3 = philox(state_ptr, BLOCK)
     # u + 2**-24 lies in (0, 1]: the logarithm is finite
     radius0 = std * tl.sqrt(-2.0 * tl.log(u0 + 1.0 / 16777216))

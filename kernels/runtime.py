@@ -5,6 +5,7 @@ wider buffer. `pitch` is the number of elements from pixel to pixel, C or more; 
 rank are row-major and contiguous.
 """
 
+import functools
 import os
 import sys
 import warnings
@@ -13,9 +14,13 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
+from triton.language.target_info import cuda_capability_geq
 
 __all__ = [
-    "INTERPRET", "Refused", "arch", "beside", "cdiv", "check_buffer", "check_dtype", "device", "empty", "flat", "image",
+    "INTERPRET", "Refused", "arch", "begin", "beside", "cdiv", "check_buffer", "check_dtype", "device", "empty", "flat", "image",
     "image_of", "join", "launch", "logical", "multiprocessors", "next_power_of_2", "observing", "only", "pitch", "recording",
     "refuse", "settle", "zeros",
 ]  # fmt: skip
@@ -188,6 +193,27 @@ def check_buffer(
 
 # --- launches -------------------------------------------------------------------------------------------------------
 
+_COMPILED = tl.constexpr(not INTERPRET)
+
+
+@triton.jit
+def begin():
+    """A kernel's first statement: wait for the launch before.
+
+    With it a kernel is made ready while the one before still runs (programmatic dependent launch; PTX, griddepcontrol;
+    Hopper and later); without it, after that has ended.
+    """
+    if _COMPILED:
+        if cuda_capability_geq(9):
+            gdc_wait()
+
+
+@functools.cache
+def _early(kernel: Any) -> dict[str, bool]:
+    """The compiler's option for a kernel that says `begin`, where the device knows it."""
+    hopper = arch().startswith("sm_") and int(arch()[3:]) >= 90
+    return {"launch_pdl": True} if hopper and "begin()" in kernel.src else {}
+
 
 def launch(
     kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, num_stages: int = 3, flops: float = 0,
@@ -215,7 +241,9 @@ def launch(
     if notice:
         print(notice, file=sys.stderr)
         notice = ""
-    kernel[grid](*args, num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True, **constants)
+    kernel[grid](
+        *args, num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True, **_early(kernel), **constants
+    )
 
 
 _side: list[Any] = []  # the second stream, once there is one
@@ -223,17 +251,17 @@ _beside: list[torch.Tensor] = []  # what launches on it read and write
 
 
 @contextmanager
-def beside(*buffers: torch.Tensor) -> Iterator[list[torch.Tensor]]:
+def beside(*buffers: torch.Tensor, most: float = 2**24) -> Iterator[list[torch.Tensor]]:
     """Within this context launch on a second stream, beside what this one goes on with, until `join`.
 
-    For work that fills no GPU and whose result nothing waits for, as a weight gradient of few images; of much data it runs
-    on the one stream. The context's value takes the results: `settle` knows them by it.
+    For work that fills no GPU and whose result nothing waits for, as a weight gradient of few images; of more data than
+    `most` elements it runs on the one stream. The context's value takes the results: `settle` knows them by it.
 
     Args:
         buffers: what the launches read; kept, since the allocator orders memory by the first stream alone.
     """
     # a profile counts each kernel's own time
-    if not _CUDA or _recorder or _observer or sum(b.numel() for b in buffers) > 2**24:
+    if not _CUDA or _recorder or _observer or sum(b.numel() for b in buffers) > most:
         yield []
         return
     if not _side:

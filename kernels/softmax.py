@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonnet.kernels.runtime import INTERPRET, cdiv, empty, flat, image, launch, next_power_of_2, pitch, refuse
+from tritonnet.kernels.runtime import INTERPRET, begin, cdiv, empty, flat, image, launch, next_power_of_2, pitch, refuse
 
 __all__ = ["load_rows", "row_tile", "row_totals", "rows", "softmax_bwd", "softmax_fwd"]
 
@@ -85,6 +85,7 @@ def _softmax_fwd_kernel(
     M,  # rows
     C: tl.constexpr, X_PITCH: tl.constexpr, LOG: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
     x, top, total = row_totals(x_ptr, m, M, X_PITCH, C, BLOCK_M, BLOCK_C)
     for c0 in range(0, C, BLOCK_C):
@@ -106,6 +107,7 @@ def _softmax_bwd_kernel(
     C: tl.constexpr, DY_PITCH: tl.constexpr, Y_PITCH: tl.constexpr, LOG: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # [M]
     dy = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     y = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)

@@ -19,7 +19,17 @@ import triton.language as tl
 from tritonnet.kernels import runtime
 from tritonnet.kernels.arithmetic import mul_fwd
 from tritonnet.kernels.convert import cast, nhwc_to_nchw
-from tritonnet.kernels.runtime import INTERPRET, arch, cdiv, image, launch, multiprocessors, next_power_of_2, refuse
+from tritonnet.kernels.runtime import (
+    INTERPRET,
+    arch,
+    begin,
+    cdiv,
+    image,
+    launch,
+    multiprocessors,
+    next_power_of_2,
+    refuse,
+)
 
 __all__ = ["pixel_sum", "sum_fwd", "sum_to"]
 
@@ -32,6 +42,7 @@ def _sum_fwd_kernel(
     outputs, K1, terms, R1, k0, k1, r0, r1, span, scale,
     ACC: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_O: tl.constexpr,
 ):  # fmt: skip
+    begin()
     split = tl.program_id(1).to(tl.int64)
     o = tl.program_id(0).to(tl.int64) * BLOCK_O + tl.arange(0, BLOCK_O)  # [O]
     o_at = o // K1 * k0 + o % K1 * k1

@@ -20,13 +20,13 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import fault
-from tritonnet.kernels.runtime import INTERPRET, cdiv, device, empty, flat, launch, refuse
+from tritonnet.kernels.runtime import INTERPRET, begin, cdiv, device, empty, flat, launch, refuse
 
 __all__ = ["BLOCK", "Table", "Tables", "count_steps", "entry", "low_dtype", "row_of", "store_low"]
 
 # with 8 warps one 16-byte access a thread and array: more takes the registers that keep many accesses in flight
 BLOCK = 16384 if INTERPRET else 1024
-KEPT = 16  # tables; buffers cycle through a few addresses in training
+KEPT = 64  # tables; buffers cycle through a few addresses in training
 SPARE = 4  # tables of one shape that a capture may make: parameter groups of as many tensors, or clipping twice
 
 Buffer = torch.Tensor
@@ -154,6 +154,7 @@ def store_low(row_ptr, k, start, lane, live, w, LOW: tl.constexpr, ALIGN: tl.con
 
 @triton.jit
 def _count_steps_kernel(table_ptr, fault_ptr, T, width, k, BLOCK: tl.constexpr):
+    begin()
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = i < T
     step_ptr = tl.load(table_ptr + i * width + k, mask=live, other=0).to(tl.pointer_type(tl.float32))

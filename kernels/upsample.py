@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels.pointwise import FLOATS, image_index, image_tile
-from tritonnet.kernels.runtime import check_dtype, empty, image, image_of, launch, pitch, refuse
+from tritonnet.kernels.runtime import begin, check_dtype, empty, image, image_of, launch, pitch, refuse
 
 __all__ = ["Axis", "axis", "upsample_bwd", "upsample_fwd"]
 
@@ -95,6 +95,7 @@ def _upsample_fwd_kernel(
     H, W, P, Q, C, x_pitch, y_pitch, HA, HB, HD, WA, WB, WD,
     NEAREST: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     n, p, q, c, live = image_index(P, Q, C, BLOCK_P, BLOCK_Q, BLOCK_C)
     h_source, w_source = _source(p, HA, HB, HD, H - 1, NEAREST), _source(q, WA, WB, WD, W - 1, NEAREST)
     h0, w0 = h_source // HD, w_source // WD
@@ -124,6 +125,7 @@ def _upsample_bwd_kernel(
     H, W, P, Q, C, dy_pitch, HA, HB, HD, WA, WB, WD, h_reach, w_reach,
     NEAREST: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    begin()
     n, h, w, c, live = image_index(H, W, C, BLOCK_P, BLOCK_Q, BLOCK_C)
     h_first, w_first = _first(h, HA, HB, HD), _first(w, WA, WB, WD)
     acc = tl.zeros((BLOCK_P, BLOCK_Q, BLOCK_C), tl.float32)

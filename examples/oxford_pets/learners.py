@@ -43,7 +43,8 @@ class Learner:
 
     def _update(self, images: torch.Tensor, masks: torch.Tensor) -> tn.Tensor:
         loss = self.objective.loss(self.network(self.normalizer(images)), tn.Tensor(masks))
-        loss.backward()
+        with self.optimizer.within_backward():
+            loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.detach()

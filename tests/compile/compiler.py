@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import triton
@@ -31,6 +32,7 @@ ELEMENT = {
     torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8", torch.uint16: "u16", torch.bool: "i1",
 }  # fmt: skip
 TENSOR_CORE = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma|v_mfma_)")
+ACCESS = re.compile(r"\b(ld|st|atom|red|cp|prefetch)(\.[a-z]+)*\.(global|tensor|bulk)|\bld\.(acquire|relaxed|volatile)")
 RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -60,6 +62,7 @@ class Compiled:
     stack: int | None  # bytes a thread that did not fit registers; None where no tool tells
     needs_tensor_cores: bool
     has_tensor_cores: bool
+    waits: bool  # for the launch before, if at all (`runtime.begin`), ahead of every access to memory
 
 
 def specialise(
@@ -109,12 +112,15 @@ def compile_for(arch: str, launch: Launch) -> Compiled:
     aligned = {(number,): [["tt.divisibility", 16]] for number in launch.divisible}
     source = ASTSource(launch.kernel, dict(launch.signature), dict(launch.constants), aligned)
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
-    built = triton.compile(source, target=target, options=options)
+    with mock.patch("triton.language.target_info.current_target", return_value=target):  # no device says it
+        built = triton.compile(source, target=target, options=options)
+    assembly = built.asm["ptx" if nvidia else "amdgcn"]
     return Compiled(
         shared=built.metadata.shared,
         stack=_stack(built.asm["cubin"]) if nvidia else None,
         needs_tensor_cores=_wants_tensor_cores(built.asm["ttir"]),
-        has_tensor_cores=TENSOR_CORE.search(built.asm["ptx" if nvidia else "amdgcn"]) is not None,
+        has_tensor_cores=TENSOR_CORE.search(assembly) is not None,
+        waits="griddepcontrol" not in assembly or "griddepcontrol.wait" in ACCESS.split(assembly, maxsplit=1)[0],
     )
 
 

@@ -43,6 +43,8 @@ def check(arch: str, launches: list[Launch]) -> None:
             wrong.append(f"{launch}: {built.stack} bytes a thread spilled on {arch}")
         if built.needs_tensor_cores and not built.has_tensor_cores:
             wrong.append(f"{launch}: no tensor-core instruction on {arch}")
+        if not built.waits:
+            wrong.append(f"{launch}: reads or writes before it waits for the launch before it")
     assert not wrong, "\n".join(wrong)
 
 

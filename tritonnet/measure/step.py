@@ -59,7 +59,8 @@ class Step:
 
     def __call__(self, images: Buffer, labels: Buffer) -> Tensor:
         """One update with labels (N, H, W); the loss, which stays on the device."""
-        loss = self.gradients(images, labels)
+        with self.optimizer.within_backward():
+            loss = self.gradients(images, labels)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss
