@@ -2,6 +2,7 @@
 
     python examples/oxford_pets_experiment.py --data DIR --out REPORT_DIR [--only main,parity,...] [--seconds 500]
 
+The groups recipes and recipes-few ask what a training recipe gains, with the same network and PyTorch beside it.
 DIR is the Oxford-IIIT Pet folder, or any that `tritonnet train` takes with two classes. Each run is a line of
 REPORT_DIR/rows.jsonl and is not run again: stop it, or give it --seconds, and call it again. `--report` writes the report alone.
 """
@@ -12,7 +13,7 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
-from oxford_pets.jobs import GROUPS, Job, append, jobs, missing, read
+from oxford_pets.jobs import GROUPS, Job, append, jobs, read
 from oxford_pets.report import write
 from oxford_pets.run import run
 
@@ -59,12 +60,6 @@ def arguments() -> argparse.Namespace:
     options.groups = options.only.split(",") if options.only else list(GROUPS)
     if unknown := [name for name in options.groups if name not in GROUPS]:
         parser.error(f"--only must be of {', '.join(GROUPS)}, got {', '.join(unknown)}")
-    for name in list(options.groups):
-        if lacking := missing(name):
-            if options.only:
-                parser.error(f"[{name}] {lacking}")
-            options.report or print(f"{name} is left out: {lacking}")
-            options.groups.remove(name)
     if not options.report and not options.data:
         parser.error("--data must be given to train; --report writes the report of what is there")
     return options
@@ -73,7 +68,7 @@ def arguments() -> argparse.Namespace:
 def train(options: argparse.Namespace, path: Path) -> None:
     """Make the runs that have no row yet."""
     shared = ("epochs", "size", "base_channels", "depth", "images", "test", "precision")
-    base = Job(**{name: getattr(options, name) for name in shared})
+    base = Job(**{name: getattr(options, name) for name in shared}, data=Path(options.data).resolve().name)
     rates = {"adam": options.lr_adam, "sgd": options.lr_sgd}
     wanted = [job for group in options.groups for job in jobs(group, base, rates, options.seeds)]
     done = {row["job"] for row in read(path)}

@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from losscheck import compare, labels, logits
 from pictures import write_folder
 
 import tritonnet as tn
-from tritonnet.data import DataError, open_dataset
+from tritonnet.data import DataError, Loader, open_dataset
+from tritonnet.train.batches import Normalizer
+from tritonnet.train.objective import Objective
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = (
@@ -24,9 +28,11 @@ SMALL = (
 def pets(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The example's modules."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    from oxford_pets import intervals, jobs, report, run
+    from oxford_pets import intervals, jobs, learners, report, run, torch_learner
 
-    return SimpleNamespace(intervals=intervals, jobs=jobs, report=report, run=run)
+    return SimpleNamespace(
+        intervals=intervals, jobs=jobs, learners=learners, report=report, run=run, torch_learner=torch_learner
+    )
 
 
 def start(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -69,10 +75,8 @@ def test_runs_once_and_reports(
 def test_refuses_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pets: SimpleNamespace
 ) -> None:
-    monkeypatch.delattr(tn.models, "ResUNet", raising=False)
     data = write_folder(tmp_path / "data", 6)
     cases = {
-        "tritonnet.models must have ResUNet": ("--only", "resunet", "--data", data),
         "--only must be of main, parity": ("--only", "mian", "--data", data),
         "rows.jsonl: must hold the rows of at least one run": ("--report",),
         "--data must be given": (),
@@ -102,11 +106,80 @@ def test_splits(pets: SimpleNamespace, tmp_path: Path) -> None:
 def test_groups(pets: SimpleNamespace) -> None:
     rates = {"adam": 1e-4, "sgd": 1e-2}
     made = {group: pets.jobs.jobs(group, pets.jobs.Job(), rates, (0, 1)) for group in pets.jobs.GROUPS}
-    counts = {"main": 8, "parity": 6, "upsample": 2, "losses": 8, "skip": 2, "resunet": 2, "scale": 22}
+    counts = {
+        "main": 8,
+        "parity": 6,
+        "upsample": 2,
+        "losses": 8,
+        "skip": 2,
+        "resunet": 2,
+        "scale": 22,
+        "recipes": 8,
+        "recipes-few": 8,
+    }
     assert {group: len(found) for group, found in made.items()} == counts
     assert len({job for found in made.values() for job in found}) == sum(counts.values())
     assert {job.precision for job in made["parity"]} == {"fp32"}
     assert {job.lr for job in made["main"] if job.optimizer == "sgd"} == {1e-2}
+    assert {(job.images, job.test) for job in made["recipes"]} == {(0, 0)}
+
+
+def test_recipes(
+    pets: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two folders, in one file of rows."""
+    short = {"plain": {"epochs": (1,), "batch": 4}, "recommended": {"epochs": (2,), "batch": 4}}
+    monkeypatch.setitem(pets.jobs.LENGTHS, "recipes", short)
+    monkeypatch.setitem(pets.jobs.LENGTHS, "recipes-few", short)
+    for name, groups in {"cells": "recipes", "others": "recipes-few"}.items():
+        data = write_folder(tmp_path / name, 10)
+        start(monkeypatch, "--data", data, "--out", tmp_path, "--only", groups, *SMALL.split())
+    assert "4 of 4 runs are to be made" in capsys.readouterr().out
+    rows = pets.jobs.read(tmp_path / "rows.jsonl")
+    assert [(row["job"].data, row["split"]) for row in rows] == (
+        [("cells", [8, 2, 2])] * 4 + [("others", [4, 1, 2])] * 4
+    )
+    for ours, theirs in zip(rows[::2], rows[1::2], strict=True):
+        assert (ours["job"].framework, theirs["job"].framework) == ("tritonnet", "torch-benchmark")
+        assert np.allclose(ours["first_losses"], theirs["first_losses"], rtol=1e-3)
+        assert ours["scores"].keys() == theirs["scores"].keys() == {str(ours["job"].epochs[0])}
+    text = (tmp_path / "report.md").read_text()
+    assert "| cells | own split, 8 / 2 | recommended | PyTorch | 1 |" in text
+    assert "| others | 4 + 1 / 2 | recommended: tritonnet - PyTorch | 1 |" in text
+    assert "| cells | own split, 8 / 2 | PyTorch: recommended - plain | 1 |" in text
+    assert "The paper's table" not in text
+
+
+def test_learners_take_the_same_steps(pets: SimpleNamespace, tmp_path: Path) -> None:
+    """Schedule, augmented batches, loss and average, by gradient descent, whose steps do not magnify a rounding."""
+    dataset = open_dataset(write_folder(tmp_path / "data", 6), 16)
+    job = pets.jobs.Job(
+        optimizer="sgd", lr=0.1, weight_decay=0.01, schedule="cosine", loss="0.5*ce + dice", augment="rotate, gamma",
+        ema=0.5, batch=4, epochs=(2,), size=16, base_channels=2, depth=1, precision="fp32",
+    )  # fmt: skip
+    loader = Loader(dataset, range(6), 4, hflip=True)
+    normalizer = Normalizer((0.5,) * 3, (0.25,) * 3, dataset.scale)
+    learners = [kind(job, normalizer, 2) for kind in (pets.learners.Learner, pets.torch_learner.TorchLearner)]
+    losses = [[learner.epoch(loader, 0) + learner.epoch(loader, 1)] for learner in learners]
+    assert np.allclose(*losses, rtol=1e-4)
+    ours, theirs = (list(learner.weights().values()) for learner in learners)
+    assert len(ours) == len(theirs)
+    for mine, other in zip(ours, theirs, strict=True):
+        if mine.dtype == torch.float32:  # not the count of batches, which is copied or averaged, and not used
+            assert np.allclose(mine.numpy(), other.cpu().numpy(), rtol=1e-3, atol=1e-4)
+    images = next(loader.epoch(0)).images
+    assert np.allclose(*(learner.logits(images) for learner in learners), rtol=1e-3, atol=1e-3)
+    plain, mirrored = learners[0].score(loader), pets.run.mirrored(learners[0], loader)
+    assert sum(map(sum, plain.matrix)) == sum(map(sum, mirrored.matrix))
+    assert plain.matrix == learners[1].score(loader).matrix
+
+
+@pytest.mark.parametrize("loss", ["ce", "dice", "0.5*ce + dice"])
+def test_losses_are_ours(pets: SimpleNamespace, loss: str) -> None:
+    x, x64 = logits((3, 2, 5, 6))
+    masks = labels((3, 5, 6), 2, torch.uint8, ignored=7)
+    ours = Objective(2, loss).loss(x, tn.Tensor(masks))
+    compare(ours, pets.torch_learner.loss_of(loss, x64, masks.long()), x, x64)
 
 
 def test_t_distribution(pets: SimpleNamespace) -> None:

@@ -1,13 +1,10 @@
 """Which runs the experiment consists of, and the file that holds a JSON line of each finished one."""
 
-import inspect
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import tritonnet as tn
 
 Row = dict[str, Any]
 
@@ -19,9 +16,21 @@ GROUPS = {
     "skip": "skips added instead of concatenated",
     "resunet": "the ResU-Net",
     "scale": "more training images and larger batches",
+    "recipes": "a plain and the recommended recipe on the folder's own split, beside PyTorch",
+    "recipes-few": "the same two on the few images of each seed's split",
 }
 LOSSES = ("distance(sigma=3)", "distance(sigma=10)", "distance(sigma=30)", "ce + dice")
 SCALE = [(images, batch) for images in (31, 75, 150, 300) for batch in (1, 4, 16)]
+PLAIN = {"optimizer": "adam", "lr": 1e-3, "schedule": "cosine", "flips": True, "loss": "ce"}
+AUGMENT = "rotate=20, scale=0.3, shift=0.1, brightness=0.2, contrast=0.4, gamma=0.4"
+RECIPES: dict[str, dict[str, Any]] = {  # fields of a job
+    "plain": PLAIN,
+    "recommended": PLAIN | {"loss": "ce + dice", "augment": AUGMENT, "ema": 0.99},
+}
+LENGTHS: dict[str, dict[str, dict[str, Any]]] = {  # of each recipe, by group
+    "recipes": {"plain": {"epochs": (60,), "batch": 16}, "recommended": {"epochs": (300,), "batch": 16}},
+    "recipes-few": {"plain": {"epochs": (90,), "batch": 1}, "recommended": {"epochs": (600,), "batch": 4}},
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Job:
     model: str = "unet"
     upsample: str = "transposed"
     skip: str = "concat"
-    images: int = 31  # every fifth of them for validation
+    images: int = 31  # every fifth of them for validation; 0: the folder's own split, whose test images validate
     batch: int = 1
     test: int = 7
     seed: int = 0
@@ -45,6 +54,13 @@ class Job:
     depth: int = 4
     precision: str = "bf16"
     lr: float = 1e-4
+    schedule: str = "constant"  # this field and the next four as of `tritonnet train`
+    flips: bool = False
+    augment: str = ""
+    ema: float = 0.0
+    weight_decay: float = 0.0
+    recipe: str = ""  # of a group of LENGTHS its name, and below the folder's
+    data: str = ""
 
     @property
     def variant(self) -> str:
@@ -52,22 +68,13 @@ class Job:
         parts = {
             "upsample": self.upsample, "losses": self.loss, "skip": f"skip {self.skip}", "resunet": "ResU-Net",
             "scale": f"{self.images} images, batch {self.batch}",
-        }  # fmt: skip
+        } | dict.fromkeys(LENGTHS, f"{self.data}, {self.recipe}, {self.framework}")  # fmt: skip
         return parts.get(self.group, f"{self.framework}, {self.optimizer}")
-
-
-def missing(group: str) -> str:
-    """What this tritonnet lacks for a group, in words; empty where it has all."""
-    if group == "skip" and "skip" not in inspect.signature(tn.models.UNet).parameters:
-        return "UNet must have the argument skip, and has not"
-    if group == "resunet" and not hasattr(tn.models, "ResUNet"):
-        return "tritonnet.models must have ResUNet, and has not"
-    return ""
 
 
 def jobs(group: str, base: Job, rates: dict[str, float], seeds: Iterable[int]) -> list[Job]:
     """The runs of a group, seed by seed."""
-    base = replace(base, group=group, lr=rates[base.optimizer])
+    base = replace(base, group=group, lr=rates[base.optimizer], data=base.data if group in LENGTHS else "")
     found = []
     for seed in seeds:
         job = replace(base, seed=seed)
@@ -92,6 +99,13 @@ def jobs(group: str, base: Job, rates: dict[str, float], seeds: Iterable[int]) -
             case "scale":
                 others = [(images, batch) for images, batch in SCALE if (images, batch) != (job.images, job.batch)]
                 found += [replace(job, images=images, batch=batch) for images, batch in others]
+            case "recipes" | "recipes-few":
+                own = {"images": 0, "test": 0} if group == "recipes" else {}
+                found += [
+                    replace(job, framework=framework, recipe=recipe, **own, **RECIPES[recipe], **length)
+                    for recipe, length in LENGTHS[group].items()
+                    for framework in ("tritonnet", "torch-benchmark")
+                ]
     return found
 
 

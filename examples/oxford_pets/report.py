@@ -3,11 +3,12 @@
 import base64
 import html
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from oxford_pets.figures import curves, pets
 from oxford_pets.intervals import interval, verdict, written
-from oxford_pets.jobs import Job, Row
+from oxford_pets.jobs import LENGTHS, Job, Row
 
 Block = tuple  # ("heading" | "text", text), ("table", head, lines) or ("picture", name, title, bytes)
 
@@ -22,7 +23,10 @@ STYLE += "td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}img{max
 
 def write(folder: Path, rows: Sequence[Row]) -> list[Path]:
     """Write report.md with its pictures, and report.html; the files' names."""
-    blocks = [*head(rows), *table(rows), *peer(rows), *claims(rows), *variants(rows), *scale(rows), *pictures(rows)]
+    blocks, others = head(rows), [row for row in rows if row["job"].group not in LENGTHS]
+    for part in (protocol, table, peer, claims, variants, scale, pictures) if others else ():
+        blocks += part(others)
+    blocks += recipes([row for row in rows if row["job"].group in LENGTHS])
     folder.mkdir(parents=True, exist_ok=True)
     for block in blocks:
         if block[0] == "picture":
@@ -105,8 +109,6 @@ def budgets(rows: Sequence[Row]) -> list[int]:
 
 
 def head(rows: Sequence[Row]) -> list[Block]:
-    job: Job = next((row["job"] for row in rows if row["job"].group == "main"), rows[0]["job"])
-    seeds = sorted({row["job"].seed for row in rows})
     machines = sorted({
         f"{e['gpu'] or 'no GPU (interpreter)'}, torch {e['torch']}, triton {e['triton']}, {e['date']}, commit {e['commit']}"
         for e in (row["environment"] for row in rows)
@@ -114,10 +116,16 @@ def head(rows: Sequence[Row]) -> list[Block]:
     return [
         ("heading", "The Oxford-IIIT Pet experiment of the MagmaDNN U-Net paper"),
         ("text", f"{len(rows)} runs; raw rows: rows.jsonl. " + "; ".join(machines) + "."),
-        (
-            "text",
-            f"Command: python examples/oxford_pets_experiment.py --data DIR --out DIR {' '.join(command(rows, job))}",
-        ),
+    ]
+
+
+def protocol(rows: Sequence[Row]) -> list[Block]:
+    job: Job = next((row["job"] for row in rows if row["job"].group == "main"), rows[0]["job"])
+    seeds = sorted({row["job"].seed for row in rows})
+    rates = {f"lr_{row['job'].optimizer}": row["job"].lr for row in rows}
+    epochs = {"epochs": ",".join(map(str, job.epochs))}
+    return [
+        ("text", command(rows, job, ("images", "test"), **rates, **epochs)),
         (
             "text",
             f"U-Net of {job.base_channels} channels and depth {job.depth}, {job.size}x{job.size} RGB, {job.images} training "
@@ -131,15 +139,13 @@ def head(rows: Sequence[Row]) -> list[Block]:
     ]
 
 
-def command(rows: Sequence[Row], job: Job) -> list[str]:
-    """The options that make these rows."""
-    rates = {row["job"].optimizer: row["job"].lr for row in rows}
-    given = {f"lr_{optimizer}": rate for optimizer, rate in rates.items()}
-    given |= {name: getattr(job, name) for name in ("size", "base_channels", "depth", "images", "test", "precision")}
-    given |= {"epochs": ",".join(map(str, job.epochs))}
+def command(rows: Sequence[Row], job: Job, more: Sequence[str] = (), **given: object) -> str:
+    """What makes these rows; options: some fields of one of their jobs, `more` of them, and those given."""
+    given |= {name: getattr(job, name) for name in ("size", "base_channels", "depth", "precision", *more)}
     groups = dict.fromkeys(row["job"].group for row in rows)
     given |= {"seeds": ",".join(map(str, sorted({row["job"].seed for row in rows}))), "only": ",".join(groups)}
-    return [f"--{name.replace('_', '-')} {value}" for name, value in given.items()]
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
+    return f"Command: python examples/oxford_pets_experiment.py --data DIR --out DIR {options}"
 
 
 def table(rows: Sequence[Row]) -> list[Block]:
@@ -304,3 +310,52 @@ def pictures(rows: Sequence[Row]) -> list[Block]:
         title += "Images: Oxford-IIIT Pet dataset (Parkhi et al., 2012), CC BY-SA 4.0."
         blocks.append(("picture", "test_images.png", title, pets([row for row in of if "pictures" in row])))
     return blocks if len(blocks) > 1 else []
+
+
+def final(which: str, i: int = 0) -> Callable[[Row], float]:
+    """A test score after all epochs: of the "last" weights, of these with "flips", or of the "best"; IoU, Dice, accuracy."""
+    return lambda row: row["scores"][str(max(row["job"].epochs))][which][i]
+
+
+def recipes(rows: Sequence[Row]) -> list[Block]:
+    kinds: dict[Job, dict[int, Row]] = {}  # rows by seed
+    for row in sorted(rows, key=lambda row: (row["job"].data, row["job"].group, max(row["job"].epochs))):
+        kinds.setdefault(replace(row["job"], seed=0), {})[row["job"].seed] = row
+    lines, gains, contents = [], [], []
+    for job, of in kinds.items():
+        name, group = "tritonnet" if job.framework == "tritonnet" else "PyTorch", (job.data, job.group, job.framework)
+        train, val, test = next(iter(of.values()))["split"]
+        where = [job.data, f"{train} + {val} / {test}" if job.images else f"own split, {train} / {test}"]
+        scores = [final("last"), final("last", 1), final("last", 2), final("flips"), final("best")]
+        spent = [seconds(row) * len(row["epoch_seconds"]) for row in of.values()]
+        cells = [*(written([score(row) for row in of.values()]) for score in scores), written(spent, 0)]
+        lines.append([*where, job.recipe, name, str(len(of)), *cells])
+        plain = [j for j in kinds if j.recipe == "plain" and (j.data, j.group, j.framework) == group]
+        others = [(f"{name}: {job.recipe} - plain", other) for other in plain if job.recipe != "plain"]
+        if name == "tritonnet":
+            others.append((f"{job.recipe}: tritonnet - PyTorch", replace(job, framework="torch-benchmark")))
+            amounts = ("batch", "optimizer", "lr", "schedule", "loss", "flips", "augment", "ema", "weight_decay")
+            given = ", ".join(f"{amount} {getattr(job, amount)}" for amount in amounts if getattr(job, amount))
+            contents.append(f"{', '.join(where)}, {job.recipe}: {max(job.epochs)} epochs, {given}")
+        for title, other in others:
+            by = [paired(of, kinds.get(other, {}), final(which)) for which in ("last", "flips")]
+            if by[0]:
+                gains.append([*where, title, str(len(by[0])), *map(written, by)])
+    if not lines:
+        return []
+    job = max((row["job"] for row in rows), key=lambda job: job.images)
+    text = (
+        "Images to train on / to test with. On a folder's own split the test images choose the best epoch, as `tritonnet train` "
+        "prints it, so it flatters; the last epoch nothing chooses. Elsewhere each seed has its own split, and a fifth of the "
+        "images (+) chooses. Flips: the last epoch's probabilities averaged over four mirror images. PyTorch starts from our "
+        "weights, with our batches and, where they are augmented, the images that our kernel makes; loss, gradients, optimizer, "
+        "schedule and average of the weights are its own, in a plain eager loop with `cudnn.benchmark`. Seconds: the median "
+        "epoch's times the epochs, so without compilation and validation."
+    )
+    what = ["IoU, last epoch", "Dice", "pixel accuracy", "IoU, flips", "IoU, best epoch", "seconds to train"]
+    differences = ["data", "images", "difference by seed", "pairs", "IoU, last epoch", "IoU, flips"]
+    return [
+        ("heading", "Recipes"), ("text", command(rows, job, ("images", "test") if job.images else ())), ("text", text),
+        *(("text", line + ".") for line in contents), ("table", ["data", "images", "recipe", "by", "seeds", *what], lines),
+        ("table", differences, gains),
+    ]  # fmt: skip

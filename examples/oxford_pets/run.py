@@ -1,8 +1,12 @@
-"""One run: split, train, choose by validation, and at the end read the test images once."""
+"""One run: split, train, choose by validation, and at the end read the test images once.
+
+On the folder's own split the test images validate, as in `tritonnet train`: so they choose the best epoch, but not the last.
+"""
 
 import base64
 import gc
 import io
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -14,7 +18,7 @@ import tritonnet as tn
 from oxford_pets.jobs import Job, Row
 from oxford_pets.learners import Learner
 from oxford_pets.torch_learner import TorchLearner
-from tritonnet.data import DataError, Dataset, Loader, channel_statistics
+from tritonnet.data import IGNORE, DataError, Dataset, Loader, channel_statistics
 from tritonnet.kernels import runtime
 from tritonnet.measure.machine import environment
 from tritonnet.train import Metrics
@@ -26,13 +30,16 @@ GPU = runtime.device().type == "cuda"
 
 
 def split(dataset: Dataset, job: Job) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-    """The images to train on, to validate with and to test with: a function of the seed, whatever the folder says.
+    """The images to train on, to validate with and to test with: a function of the seed, or the folder's own split.
 
     A seed's test images are the same for any number of training images, and of more images the fewer are the first.
+    The folder's own split is every seed's, and its test images validate.
 
     Raises:
         DataError: there are too few images.
     """
+    if not job.images:
+        return dataset.splits["train"], dataset.splits["val"], dataset.splits["val"]
     if len(dataset) < job.test + job.images or job.images < 5:
         raise DataError(f"{job.test} test and at least 5 training images must be there, of {len(dataset)} images")
     order = Loader(dataset, range(len(dataset)), 1, seed=job.seed).order(10**6).tolist()  # no epoch's order
@@ -48,7 +55,7 @@ def run(job: Job, dataset: Dataset, pictures: bool) -> Row:
         Fault: the loss was not finite.
     """
     train, val, test = split(dataset, job)
-    loader = Loader(dataset, train, job.batch, seed=job.seed)
+    loader = Loader(dataset, train, job.batch, seed=job.seed, hflip=job.flips, vflip=job.flips)
     val_loader, test_loader = (Loader(dataset, indices, 16, shuffle=False) for indices in (val, test))
     gc.collect()
     if GPU:
@@ -57,7 +64,8 @@ def run(job: Job, dataset: Dataset, pictures: bool) -> Row:
     normalizer = Normalizer(*channel_statistics(dataset, train), dataset.scale)
     row: Row = {
         "job": job, "environment": environment(), "train_loss": [], "val_iou": [], "epoch_seconds": [], "peak_gib": None,
-        "scores": {}, "tested": [dataset.names[i] for i in test],
+        "scores": {}, "split": [len(train), len(val), len(test)],
+        "tested": [dataset.names[i] for i in test] if job.images else [],
     }  # fmt: skip
     with tn.precision(job.precision):
         learner = (Learner if job.framework == "tritonnet" else TorchLearner)(job, normalizer, len(loader))
@@ -85,15 +93,34 @@ def run(job: Job, dataset: Dataset, pictures: bool) -> Row:
             for which in ("last", "best"):
                 learner.restore(weights[which])
                 row["scores"][str(epochs)][which] = numbers(learner.score(test_loader))
+                if job.recipe and which == "last":
+                    row["scores"][str(epochs)]["flips"] = numbers(mirrored(learner, test_loader))
         row["first_losses"] = losses if job.group == "parity" else losses[:FIRST_LOSSES]
         if pictures:
             shown = [dataset.sample(i) for i in test]
             row["pictures"] = {
                 "images": [encoded(image, "JPEG", quality=85) for image, _ in shown],
                 "truth": [encoded(mask) for _, mask in shown],
-                "found": [encoded(mask) for mask in learner.masks(test_loader)],
+                "found": [
+                    encoded(mask)
+                    for b in test_loader.epoch(0)
+                    for mask in learner.logits(b.images).argmax(1).astype(np.uint8)
+                ],
             }
     return row
+
+
+def mirrored(learner: Learner | TorchLearner, loader: Loader) -> Metrics:
+    """The scores of the mean of the probabilities of each image and its three mirror images."""
+    counts, ways = np.zeros(4, np.int64), (slice(None), slice(None, None, -1))
+    for batch in loader.epoch(0):
+        pet = np.zeros(batch.masks.shape)  # four times 2 p - 1
+        for rows, columns in itertools.product(ways, ways):
+            x = learner.logits(batch.images[:, rows, columns])[..., rows, columns]
+            pet += np.tanh((x[:, 1] - x[:, 0]) / 2)
+        counted = batch.masks != IGNORE
+        counts += np.bincount(2 * batch.masks[counted] + (pet[counted] > 0), minlength=4)
+    return Metrics.from_matrix(counts.reshape(2, 2).tolist())
 
 
 def numbers(metrics: Metrics) -> list[float]:

@@ -1,16 +1,23 @@
-"""The same U-Net in PyTorch, trained by a plain loop from our initial weights on our batches: the experiment's peer."""
+"""The same U-Net in PyTorch, trained by a plain loop from our initial weights on our batches: the experiment's peer.
+
+Loss, gradients, optimizer, schedule and average are PyTorch's. Where a job augments, the images and masks are the ones that
+our kernel makes, handed over normalised, channels-last, in the job's precision.
+"""
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from oxford_pets.jobs import Job
-from oxford_pets.learners import MOMENTUM, build
-from tritonnet.data import IGNORE, Loader
+from oxford_pets.learners import buffers, build, config
+from tritonnet.data import IGNORE, Augmentation, Loader
 from tritonnet.kernels import runtime
 from tritonnet.train import Metrics
-from tritonnet.train.batches import Normalizer
+from tritonnet.train.batches import Normalizer, to_device
+from tritonnet.train.objective import parse_loss
 
 DEVICE = runtime.device()
 
@@ -49,10 +56,32 @@ class TorchUNet(nn.Module):
         return self.head(x)
 
 
+def cross_entropy(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits, masks, ignore_index=IGNORE)
+
+
+def dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """As `tn.nn.DiceLoss`: the mean over images and classes of 1 - 2 I / (P + T), ignored pixels in no sum."""
+    counted = (masks != IGNORE)[:, None]
+    p = logits.softmax(1) * counted
+    t = torch.stack([masks == 0, masks == 1], 1)
+    shared, both = (p * t).sum((2, 3)), p.sum((2, 3)) + t.sum((2, 3))
+    return (1 - (2 * shared + 1e-5) / (both + 1e-5)).mean()
+
+
+def loss_of(text: str, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """The sum of such terms that `Objective` takes."""
+    terms = {"ce": cross_entropy, "dice": dice}
+    values = ((factor, terms[name](logits, masks)) for factor, name, _ in parse_loss(text))
+    first, *rest = (value if factor == 1 else value * factor for factor, value in values)
+    return sum(rest, first)
+
+
 class TorchLearner:
     """What `learners.Learner` is, by PyTorch: eager, channels-last, autocast for bf16."""
 
     def __init__(self, job: Job, normalizer: Normalizer, steps: int) -> None:
+        self.job, self.augmentation, self.normalizer = job, Augmentation.parse(job.augment), normalizer
         torch.backends.cudnn.benchmark = job.framework == "torch-benchmark"
         torch.backends.cudnn.deterministic = job.framework == "torch"
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = job.precision == "tf32"
@@ -61,49 +90,66 @@ class TorchLearner:
         initial = [torch.from_numpy(tensor.numpy()) for tensor in build(job).state_dict().values()]
         self.network.load_state_dict(dict(zip(self.network.state_dict(), initial, strict=True)))
         self.network.to(DEVICE, memory_format=torch.channels_last)
-        parameters = self.network.parameters()
-        if job.optimizer == "sgd":
-            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(parameters, lr=job.lr, momentum=MOMENTUM)
-        else:
-            self.optimizer = torch.optim.Adam(parameters, lr=job.lr)
+        average = get_ema_multi_avg_fn(job.ema)
+        self.averaged = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True) if job.ema else None
+        self.shown = self.averaged.module if self.averaged is not None else self.network  # what is scored
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[job.optimizer]
+        more = {"momentum": config(job).momentum} if job.optimizer == "sgd" else {}
+        self.optimizer = kind(self.network.parameters(), lr=job.lr, weight_decay=job.weight_decay, **more)
+        total = steps * max(job.epochs)
+        self.schedule = CosineAnnealingLR(self.optimizer, total) if job.schedule == "cosine" else None
         self.mean, self.std = (torch.tensor(values, device=DEVICE) for values in (normalizer.mean, normalizer.std))
         self.scale, self.losses = normalizer.scale, torch.empty(steps, device=DEVICE)
 
-    def _logits(self, images: np.ndarray) -> torch.Tensor:
-        x = (torch.from_numpy(images).to(DEVICE).float() * self.scale - self.mean) / self.std
+    def _input(self, images: torch.Tensor) -> torch.Tensor:
+        return ((images.float() * self.scale - self.mean) / self.std).permute(0, 3, 1, 2)
+
+    def _logits(self, network: nn.Module, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(DEVICE.type, self.low, enabled=self.low is not None):
-            return self.network(x.permute(0, 3, 1, 2)).float()
+            return network(x).float()
 
     def epoch(self, loader: Loader, number: int) -> list[float]:
         """Train on an epoch's batches; the loss of each."""
         self.network.train()
         for i, batch in enumerate(loader.epoch(number)):
-            masks = torch.from_numpy(batch.masks).to(DEVICE).long()
-            loss = F.cross_entropy(self._logits(batch.images), masks, ignore_index=IGNORE)
+            images, masks, *drawn = buffers(self.job, number, batch)
+            if self.augmentation is not None:
+                ours, masks = self.normalizer.augmented(self.augmentation, images, masks, *drawn)
+                x = ours.torch()
+            else:
+                x = self._input(images)
+            loss = loss_of(self.job.loss, self._logits(self.network, x), masks.long())
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
+            if self.schedule is not None:
+                self.schedule.step()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.network)
             self.losses[i] = loss.detach()
         return self.losses.tolist()
 
-    def masks(self, loader: Loader) -> np.ndarray:
-        """The class of each pixel: (N, S, S) uint8."""
-        self.network.eval()
+    def _shown_logits(self, images: np.ndarray) -> torch.Tensor:
+        self.shown.eval()
         with torch.inference_mode():
-            parts = [self._logits(batch.images).argmax(1).cpu() for batch in loader.epoch(0)]
-        return torch.cat(parts).numpy().astype(np.uint8)
+            return self._logits(self.shown, self._input(to_device(images)))
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """From (N, S, S, 3) to (N, 2, S, S)."""
+        return self._shown_logits(images).cpu().numpy()
 
     def score(self, loader: Loader) -> Metrics:
         """IoU, Dice and pixel accuracy on a loader's images."""
-        truth, found = np.concatenate([batch.masks for batch in loader.epoch(0)]), self.masks(loader)
-        counted = truth != IGNORE
-        matrix = np.bincount(truth[counted].astype(np.int64) * 2 + found[counted], minlength=4).reshape(2, 2)
-        return Metrics.from_matrix(matrix.tolist())
+        counts = torch.zeros(5, dtype=torch.int64, device=DEVICE)  # the fifth: of ignored pixels
+        for batch in loader.epoch(0):
+            masks, found = to_device(batch.masks).long(), self._shown_logits(batch.images).argmax(1)
+            counts += torch.bincount(torch.where(masks == IGNORE, 4, 2 * masks + found).flatten(), minlength=5)
+        return Metrics.from_matrix(counts[:4].view(2, 2).tolist())
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """A copy on the device."""
-        return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        """A copy on the device of those that are scored."""
+        return {name: tensor.clone() for name, tensor in self.shown.state_dict().items()}
 
     def restore(self, weights: dict[str, torch.Tensor]) -> None:
         """Take up a copy."""
-        self.network.load_state_dict(weights)
+        self.shown.load_state_dict(weights)
