@@ -251,17 +251,17 @@ _beside: list[torch.Tensor] = []  # what launches on it read and write
 
 
 @contextmanager
-def beside(*buffers: torch.Tensor, most: float = 2**24) -> Iterator[list[torch.Tensor]]:
+def beside(*buffers: torch.Tensor) -> Iterator[list[torch.Tensor]]:
     """Within this context launch on a second stream, beside what this one goes on with, until `join`.
 
-    For work that fills no GPU and whose result nothing waits for, as a weight gradient of few images; of more data than
-    `most` elements it runs on the one stream. The context's value takes the results: `settle` knows them by it.
+    For work that fills no GPU and whose result nothing waits for, as a weight gradient of few images; of much data it runs
+    on the one stream. The context's value takes the results: `settle` knows them by it.
 
     Args:
         buffers: what the launches read; kept, since the allocator orders memory by the first stream alone.
     """
     # a profile counts each kernel's own time
-    if not _CUDA or _recorder or _observer or sum(b.numel() for b in buffers) > most:
+    if not _CUDA or _recorder or _observer or sum(b.numel() for b in buffers) > 2**24:
         yield []
         return
     if not _side:

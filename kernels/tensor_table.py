@@ -26,7 +26,7 @@ __all__ = ["BLOCK", "Table", "Tables", "count_steps", "entry", "low_dtype", "row
 
 # with 8 warps one 16-byte access a thread and array: more takes the registers that keep many accesses in flight
 BLOCK = 16384 if INTERPRET else 1024
-KEPT = 64  # tables; buffers cycle through a few addresses in training
+KEPT = 16  # tables; buffers cycle through a few addresses in training
 SPARE = 4  # tables of one shape that a capture may make: parameter groups of as many tensors, or clipping twice
 
 Buffer = torch.Tensor

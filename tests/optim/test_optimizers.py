@@ -1,6 +1,5 @@
 """SGD, Adam, AdamW, AdaGrad and RMSProp against torch.optim in float64 over 20 steps."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,11 +8,8 @@ from helpers import DEVICE, assert_close, error, nhwc, randn, to64
 
 import tritonnet as tn
 from tritonnet import optim
-from tritonnet.autograd import when_whole
 from tritonnet.kernels import fault, tensor_table
 from tritonnet.kernels.runtime import Refused
-from tritonnet.nn import functional as F
-from tritonnet.optim import optimizer as optimizer_module
 
 SHAPES = [(5,), (3, 2, 3, 3), (), (7, 130), (70001,), (1,)]  # the fifth is past a block
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -299,45 +295,3 @@ def test_refuses() -> None:
     p[0].grad = tn.from_torch(randn(6))
     with pytest.raises(Refused, match=r"\[SGD\] a gradient must have its parameter's shape \(5,\), got \(6,\)"):
         optim.SGD(p).step()
-
-
-@pytest.mark.parametrize("case", ["sgd-momentum", "adam-decay"])
-@pytest.mark.parametrize("least", [1, 60])
-def test_steps_within_the_backward_are_the_same(case: str, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a parameter that is used twice, one that gets no gradient, and gradients from two backwards."""
-    monkeypatch.setattr(optimizer_module, "EARLY", least)
-    name, settings = OPTIMIZERS[case]
-    ends = []
-    for within in (False, True):
-        params = parameters([(8, 8), (8, 8), (8, 8), (8,)])
-        ours = getattr(optim, name)(params, **settings)
-        early = 0
-        for step in range(3):
-            for last in (False, True):
-                x = tn.from_torch(numbers((5, 8), 10 * step + last))
-                for w in (params[0], params[1], params[0]):
-                    x = F.relu(F.linear(x, w, params[3]))
-                with ours.within_backward() if within and last else nullcontext():
-                    (x * x).mean().backward()
-            early += len(ours._stepped)
-            ours.step()
-            ours.zero_grad()
-        assert (early > 0) == within
-        assert params[2] not in ours.state and all(bool(p.torch().isfinite().all()) for p in params)
-        ends.append(
-            [*(p.torch().clone() for p in params), *(v.torch() for p in params[:2] for v in ours.state[p].values())]
-        )
-    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
-
-
-def test_a_parameter_is_whole_after_its_last_use() -> None:
-    told: list[tn.Tensor] = []
-    a, b = (tn.Parameter(tn.from_torch(numbers((4,), i))) for i in range(2))
-    with when_whole(lambda leaf: told.append(leaf)):
-        y = a * b
-        (y * a).sum().backward()
-    assert told == [b, a] or told == [a, b]
-    assert_close(a.grad.torch(), 2 * to64(a.torch()) * to64(b.torch()), 1e-6)
-    told.clear()
-    (a * b).sum().backward()
-    assert not told

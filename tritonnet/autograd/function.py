@@ -8,8 +8,7 @@ soon as the node is done.
 
 import heapq
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +20,7 @@ from tritonnet.kernels.runtime import join, refuse, settle
 if TYPE_CHECKING:
     from tritonnet.autograd.tensor import Tensor
 
-__all__ = ["Context", "Function", "Node", "backward", "graph", "is_grad_enabled", "no_grad", "when_whole"]
+__all__ = ["Context", "Function", "Node", "backward", "graph", "is_grad_enabled", "no_grad"]
 
 Buffer = torch.Tensor
 _sequence = itertools.count()
@@ -42,20 +41,6 @@ def no_grad() -> Iterator[None]:
         yield
     finally:
         _enabled = before
-
-
-_whole: "Callable[[Tensor], None] | None" = None
-
-
-@contextmanager
-def when_whole(tell: "Callable[[Tensor], None]") -> Iterator[None]:
-    """Within this context a backward tells of each leaf as soon as its `.grad` is whole and its value is read no more."""
-    global _whole
-    before, _whole = _whole, tell
-    try:
-        yield
-    finally:
-        _whole = before
 
 
 class Context:
@@ -158,7 +143,6 @@ def backward(root: "Tensor", gradient: Buffer, retain_graph: bool) -> None:
     gradients: dict[Node, list[Buffer | None]] = {node: [None] * node.outputs}
     gradients[node][index] = gradient
     heap = [(-node.sequence, node)]
-    uses = Counter(edge for each in _nodes(root) for edge in each.edges if _is_leaf(edge)) if _whole else Counter()
     try:
         while heap:
             _, node = heapq.heappop(heap)
@@ -181,11 +165,9 @@ def backward(root: "Tensor", gradient: Buffer, retain_graph: bool) -> None:
                 node.ctx = None
                 ctx.saved = ()
             for target, result in zip(node.edges, results, strict=True):
-                if target is None:
+                if target is None or result is None:
                     continue
                 if isinstance(target, tuple):
-                    if result is None:
-                        continue
                     producer, output = target
                     settle(result)
                     if producer not in gradients:
@@ -194,14 +176,9 @@ def backward(root: "Tensor", gradient: Buffer, retain_graph: bool) -> None:
                     slots = gradients[producer]
                     slots[output] = add(slots[output], result)
                     continue
-                if result is not None:
-                    if target.grad is not None:
-                        join()
-                    target.accumulate(result)
-                if _whole is not None:
-                    uses[target] -= 1
-                    if not uses[target]:
-                        _whole(target)
+                if target.grad is not None:
+                    join()
+                target.accumulate(result)
             del results
     finally:  # an error leaves no gradient half written, nor buffers kept for the second stream
         join()
@@ -211,20 +188,15 @@ def graph(root: "Tensor") -> None:
     """Print the recorded operations that lead to `root`, one a line, first recorded first; leaves by their shape."""
     if not hasattr(root, "edge"):
         refuse("graph", f"root must be a tritonnet Tensor, got {type(root).__name__}")
-    order = {node: number for number, node in enumerate(_nodes(root), start=1)}
-    for node, number in order.items():
-        edges = [edge for edge in node.edges if edge is not None]
-        sources = [f"%{order[e[0]]}" if isinstance(e, tuple) else f"leaf{tuple(e.shape)}" for e in edges]
-        print(f"%{number} = {node.function.name}({', '.join(sources)})")
-
-
-def _nodes(root: "Tensor") -> list[Node]:
-    """The recorded operations that lead to `root`, first recorded first."""
-    found: set[Node] = set()
+    nodes: dict[int, Node] = {}
     stack = [root.edge()]
     while stack:
         edge = stack.pop()
-        if isinstance(edge, tuple) and edge[0] not in found:
-            found.add(edge[0])
+        if isinstance(edge, tuple) and edge[0].sequence not in nodes:
+            nodes[edge[0].sequence] = edge[0]
             stack += edge[0].edges
-    return sorted(found, key=lambda node: node.sequence)
+    order = {sequence: number for number, sequence in enumerate(sorted(nodes), start=1)}
+    for sequence, number in order.items():
+        edges = [edge for edge in nodes[sequence].edges if edge is not None]
+        sources = [f"%{order[e[0].sequence]}" if isinstance(e, tuple) else f"leaf{tuple(e.shape)}" for e in edges]
+        print(f"%{number} = {nodes[sequence].function.name}({', '.join(sources)})")

@@ -59,8 +59,7 @@ class Step:
 
     def __call__(self, images: Buffer, labels: Buffer) -> Tensor:
         """One update with labels (N, H, W); the loss, which stays on the device."""
-        with self.optimizer.within_backward():
-            loss = self.gradients(images, labels)
+        loss = self.gradients(images, labels)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss

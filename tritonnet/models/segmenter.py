@@ -163,8 +163,7 @@ class Segmenter(Module):
             for batch_images, batch_masks in _batches(images, masks, batch_size, f"{seed}/{epoch}"):
                 value = self._loss(batch_images, batch_masks, loss)
                 optimizer.zero_grad()
-                with optimizer.within_backward():
-                    value.backward()
+                value.backward()
                 optimizer.step()
                 losses.append((value.detach(), len(batch_images)))
             history["loss"].append(_mean(losses))

@@ -5,26 +5,23 @@ changes nothing while the flag is up (see `tritonnet.kernels.fault`), so a step 
 captured in a CUDA graph.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
-from tritonnet.autograd import Parameter, Tensor, when_whole
+from tritonnet.autograd import Parameter, Tensor
 from tritonnet.autograd.tensor import as_tensor
 from tritonnet.kernels import runtime
 from tritonnet.kernels.convert import as_dtype, cast
 from tritonnet.kernels.fill import fill
-from tritonnet.kernels.runtime import beside, only, refuse
+from tritonnet.kernels.runtime import only, refuse
 from tritonnet.kernels.tensor_table import Tables
 
 __all__ = ["Optimizer"]
 
 Buffer = torch.Tensor
 Group = dict[str, Any]
-EARLY = 2**21  # elements of a step within a backward: a launch of fewer would not pay
 
 
 class Optimizer:
@@ -41,7 +38,6 @@ class Optimizer:
         self.param_groups: list[Group] = []
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         self._tables = Tables()
-        self._stepped: set[Tensor] = set()  # parameters that made the coming step within the backward
         self._rates: list[tuple[float, Buffer]] = []  # of each group: the rate last written, and where
         if isinstance(params, Tensor | torch.Tensor):
             refuse(self._name, "params must be an iterable of parameters or of dicts, got one tensor")
@@ -134,38 +130,8 @@ class Optimizer:
         """
         result = None if closure is None else closure()
         self.publish()
-        self._step({p for p in self._params() if p.grad is not None} - self._stepped)
-        self._stepped.clear()
-        return result
-
-    @contextmanager
-    def within_backward(self) -> Iterator[None]:
-        """Within this context a backward makes the step of most parameters itself, beside what is left of it.
-
-        A parameter's turn comes when its gradient is whole, some millions of elements at a time. `step` makes that of the
-        others, and the result is the same, to the bit. Not for gradients that are changed before the step, as by clipping.
-        """
-        self.publish()
-        self._stepped.clear()
-        known, waiting = set(self._params()), set[Tensor]()
-
-        def whole(p: Tensor) -> None:
-            if p in known and p.grad is not None:
-                waiting.add(p)
-                if sum(p.numel() for p in waiting) >= EARLY:
-                    with beside(*(p.grad.data for p in waiting if p.grad is not None), most=math.inf):
-                        self._step(waiting)
-                    self._stepped.update(waiting)
-                    waiting.clear()
-
-        with when_whole(whole):
-            yield
-
-    def _step(self, chosen: set[Tensor]) -> None:
         for group, (_, lr) in zip(self.param_groups, self._rates, strict=True):
-            params = [p for p in group["params"] if p in chosen]
-            if not params:
-                continue
+            params = [p for p in group["params"] if p.grad is not None]
             grads = [self._gradient(p) for p in params]
             for p in params:
                 state = self.state.setdefault(p, {})
@@ -177,6 +143,7 @@ class Optimizer:
             self.update(group, params, grads, lows, lr)
             for p in params:
                 p.changed(low_is_fresh=True)
+        return result
 
     def _gradient(self, p: Tensor) -> Buffer:
         assert p.grad is not None

@@ -9,7 +9,6 @@ ends with the bits of one that was never stopped.
 import math
 import shlex
 import time
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn, cast
@@ -128,10 +127,7 @@ class Training:
             else:
                 x, labels = self.normalizer(images[part]), masks[part]
             loss = self.objective.loss(self.network(x), Tensor(labels))
-            # clipping needs all gradients first
-            last = first + self.config.batch_size >= len(images) and not self.config.clip
-            with self.optimizer.within_backward() if last else nullcontext():
-                loss.backward(share)
+            loss.backward(share)
             losses.append(loss.detach() * share)
         if self.config.clip:
             clip_grad_norm_(self.network.parameters(), self.config.clip)
