@@ -36,6 +36,7 @@ from tritonnet.kernels.max_pool2d import max_pool2d_bwd, max_pool2d_fwd
 from tritonnet.kernels.mse_loss import mse_loss_fwd
 from tritonnet.kernels.pad import pad_fwd
 from tritonnet.kernels.random import normal, take, uniform
+from tritonnet.kernels.scaled import scaled
 from tritonnet.kernels.softmax import softmax_bwd, softmax_fwd
 from tritonnet.kernels.sum import pixel_sum, sum_fwd, sum_to
 from tritonnet.kernels.tensor_table import Tables
@@ -166,6 +167,8 @@ def conversions(p: Precision) -> None:
         cast(x, torch.float32)
         cast(x, torch.bfloat16)
         copy(x, buffer(*x.shape, dtype=p.dtype, extra=8))
+        if p.dtype == torch.float32:
+            scaled(x)
         nhwc_to_nchw(x)
         nchw_to_nhwc(buffer(*x.shape, dtype=p.dtype))
         cat_fwd([x, x], 3)
