@@ -18,7 +18,7 @@ This module holds what the three passes share, and the launchers; the kernels ar
 - `conv2d_patch`: the same for a window that equals its stride (the U-Net's 2x2 stride 2).
 
 In tf32 the last two multiply scaled float16 (`scaled`) and store float32. The launchers convert what comes as float32; who has
-several passes to make converts once (`fwd_operands`, `dgrad_operands`) and hands them `Scaled` operands.
+several passes to make asks first (`fwd_scales`, `dgrad_scales`), converts once and hands them `Scaled` operands.
 
 Deterministic: every output has one writer; sums that several programs share are float32 partial sums, added in a fixed
 order. FLOPs: 2 * N*P*Q * K * R*S*C each pass; bytes: each image once, plus the partial sums.
@@ -36,7 +36,7 @@ from tritonnet.kernels.runtime import arch, check_dtype, empty, image, image_of,
 from tritonnet.kernels.scaled import Operand, Scaled, scaled, values_of
 
 __all__ = [
-    "Tile", "conv2d_dgrad", "conv2d_fwd", "conv2d_wgrad", "dgrad_operands", "fwd_operands", "output_size", "same_padding",
+    "Tile", "conv2d_dgrad", "conv2d_fwd", "conv2d_wgrad", "dgrad_scales", "fwd_scales", "output_size", "same_padding",
     "transposed_size",
 ]  # fmt: skip
 
@@ -123,23 +123,23 @@ def _fwd_form(
     return "gather" if form == "patch" and norm is not None else form
 
 
-def fwd_operands(
+def fwd_scales(
     x: torch.Tensor, w: torch.Tensor, *, stride: tuple[int, int], padding: tuple[int, int, int, int],
     dilation: tuple[int, int], tf32: bool, out: torch.Tensor | None = None, norm: Norm | None = None, **_: object,
-) -> tuple[Operand, Operand]:  # fmt: skip
-    """Image and weights as `conv2d_fwd` multiplies them with these arguments, for passes to come: `Scaled`, or themselves."""
-    form = _fwd_form(_fwd_geometry(x, w, stride, padding, dilation), (x, w), out, tf32, norm)
-    return _operands("conv2d", form, tf32, x, w)
+) -> bool:  # fmt: skip
+    """Whether `conv2d_fwd` with these arguments, and so its gradients, multiply scaled float16."""
+    g = _fwd_geometry(x, w, stride, padding, dilation)
+    return tf32 and x.dtype == torch.float32 and _fwd_form(g, (x, w), out, tf32, norm) != "gather"
 
 
-def dgrad_operands(
+def dgrad_scales(
     dy: torch.Tensor, w: torch.Tensor, *, input_size: tuple[int, int], stride: tuple[int, int], pad: tuple[int, int],
     dilation: tuple[int, int], tf32: bool, out: torch.Tensor | None = None,
-) -> tuple[Operand, Operand]:  # fmt: skip
-    """The same for `conv2d_dgrad`."""
+) -> bool:  # fmt: skip
+    """The same of `conv2d_dgrad`, as the forward of a transposed convolution."""
     (N, P, Q, _), (K, R, S, C) = dy.shape, w.shape
     g = Geometry(N, *input_size, C, P, Q, K, R, S, stride, pad, dilation)
-    return _operands("conv2d_dgrad", _form(g, (dy, w), out, tf32), tf32, dy, w)
+    return tf32 and dy.dtype == torch.float32 and _form(g, (dy, w), out, tf32) != "gather"
 
 
 def conv2d_fwd(

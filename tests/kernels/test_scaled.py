@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from tritonnet.kernels import pointwise
 from tritonnet.kernels.conv2d import Tile, conv2d_dgrad, conv2d_fwd, conv2d_wgrad
 from tritonnet.kernels.runtime import Refused
-from tritonnet.kernels.scaled import scaled
+from tritonnet.kernels.scaled import scaled, scaled_again
+from tritonnet.kernels.tensor_table import Tables
 
 SMALLEST, LARGEST = 2.0**-149, 3.4028234663852886e38
 
@@ -62,6 +63,29 @@ def test_many_programs_of_several_turns(monkeypatch: pytest.MonkeyPatch) -> None
     x[-1] = 100.0
     defined(x)
     defined(pitched(randn(1, 75, 50, 6)))
+
+
+@pytest.mark.parametrize("exponent", [0, 100, -140])
+def test_all_weights_again(exponent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place, the same bits as one by one: of several chunks, zeros, a NaN, one element."""
+    monkeypatch.setattr("tritonnet.kernels.tensor_table.BLOCK", 64)
+    monkeypatch.setattr("tritonnet.kernels.scaled.BLOCK", 64)
+    shapes = [(5, 3, 3, 16), (2,), (1,), (64,), (130,)]
+    weights = [randn(*shape, seed=i) for i, shape in enumerate(shapes)]
+    copies = [scaled(w) for w in weights]
+    for w in weights:
+        w.mul_(2.0**exponent)
+    weights[1].zero_()
+    weights[4][7] = float("nan")
+    scaled_again(Tables(), list(zip(weights, copies, strict=True)))
+    for w, copy in zip(weights, copies, strict=True):
+        fresh = scaled(w)
+        assert torch.equal(copy.inverse, fresh.inverse)
+        assert torch.equal(copy.values.nan_to_num(7.0), fresh.values.nan_to_num(7.0))
+
+
+def test_no_weights_again() -> None:
+    scaled_again(Tables(), [])
 
 
 def test_what_is_scaled_stays() -> None:

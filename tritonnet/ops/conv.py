@@ -20,8 +20,8 @@ from tritonnet.kernels.conv2d import (
     conv2d_dgrad,
     conv2d_fwd,
     conv2d_wgrad,
-    dgrad_operands,
-    fwd_operands,
+    dgrad_scales,
+    fwd_scales,
     same_padding,
     transposed_size,
 )
@@ -38,9 +38,13 @@ Buffer = torch.Tensor
 Size = int | tuple[int, int]
 
 
-def _like(x: Buffer, other: Operand) -> Operand:
-    """A float32 buffer as what it is multiplied with was kept: scaled, or as it is."""
+def _like(x: Buffer, other: Operand | None) -> Operand:
+    """A float32 buffer as what it is multiplied with: scaled, or as it is."""
     return scaled(x) if isinstance(other, Scaled) else x
+
+
+def _half(weight: Tensor) -> Scaled:
+    return weight.scaled() if isinstance(weight, Parameter) else scaled(weight.data)
 
 
 def _weight_gradient(dy: Operand, x: Operand, **window: Any) -> Buffer:
@@ -54,10 +58,10 @@ def _weight_gradient(dy: Operand, x: Operand, **window: Any) -> Buffer:
 
 class Conv2dFunction(Function):
     @staticmethod
-    def forward(ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, **window: Any) -> Any:
+    def forward(ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, *, half: Scaled | None, **window: Any) -> Any:
         ctx.window = {key: window[key] for key in ("stride", "dilation", "tf32")}
         ctx.size, ctx.kernel, ctx.pad = tuple(x.shape[1:3]), tuple(w.shape[1:3]), window["padding"][::2]
-        image, weight = fwd_operands(x, w, **window)
+        image, weight = _like(x, half), half or w
         ctx.save(image, weight)
         y, moments = conv2d_fwd(image, weight, bias, **window)
         return (y, *moments) if moments is not None else (y, None) if window["statistics"] else y
@@ -74,12 +78,12 @@ class Conv2dFunction(Function):
 class ConvTranspose2dFunction(Function):
     @staticmethod
     def forward(
-        ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, *, size: Any, out: Any, **window: Any
-    ) -> Buffer:
+        ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, *, half: Scaled | None, input_size: Any, out: Any, **window: Any
+    ) -> Buffer:  # fmt: skip
         ctx.window, ctx.size, ctx.kernel = window, tuple(x.shape[1:3]), tuple(w.shape[1:3])
-        image, weight = dgrad_operands(x, w, input_size=size, out=out, **window)
+        image, weight = _like(x, half), half or w
         ctx.save(image, weight)
-        return conv2d_dgrad(image, weight, bias, input_size=size, out=out, **window)[0]
+        return conv2d_dgrad(image, weight, bias, input_size=input_size, out=out, **window)[0]
 
     @staticmethod
     def backward(ctx: Context, dy: Buffer) -> tuple[Buffer | None, ...]:
@@ -99,7 +103,8 @@ class BatchNormReluConv2dFunction(Function):
     @staticmethod
     def forward(
         ctx: Context, x: Buffer, scale: Buffer | None, shift: Buffer | None, w: Buffer, bias: Buffer | None, *,
-        running: Running | None, training: bool, moments: Moments | None, eps: float, recompute: bool, **window: Any,
+        half: Scaled | None, running: Running | None, training: bool, moments: Moments | None, eps: float, recompute: bool,
+        **window: Any,
     ) -> Any:  # fmt: skip
         mean, var = statistics(x, running, training, moments, any(ctx.needs))
         ctx.norm, ctx.training = Norm(mean, var, scale, shift, eps), training
@@ -112,7 +117,7 @@ class BatchNormReluConv2dFunction(Function):
         between = batch_norm_fwd(x, mean, var, scale, shift, eps=eps, relu=True)
         ctx.window = {key: window[key] for key in ("stride", "dilation", "tf32")}
         ctx.size, ctx.kernel, ctx.pad = tuple(x.shape[1:3]), tuple(w.shape[1:3]), window["padding"][::2]
-        image, weight = fwd_operands(between, w, **window)
+        image, weight = _like(between, half), half or w
         ctx.save(x, None if recompute else image, weight)
         y, moments = conv2d_fwd(image, weight, bias, **window)
         return (y, *moments) if moments is not None else (y, None)
@@ -203,8 +208,9 @@ def _convolve(
     x, w = _images(op, input, weight, groups)
     steps, spread = pair(op, "stride", stride, 1), pair(op, "dilation", dilation, 1)
     pads = _padding(op, padding, weight, steps, spread)
-    window = {"stride": steps, "padding": pads, "dilation": spread, "tf32": uses_tf32()}
-    return function.apply(x, *before, w, bias, **window, **more)
+    window: dict[str, Any] = {"stride": steps, "padding": pads, "dilation": spread, "tf32": uses_tf32()}
+    half = _half(w) if fwd_scales(x.data, w.data, **window, **more) else None
+    return function.apply(x, *before, w, bias, half=half, **window, **more)
 
 
 def conv2d(
@@ -323,6 +329,13 @@ def conv_transpose2d(
     )
     if min(size) < 1:
         refuse(op, f"the output must have at least one pixel, got {size[0]}x{size[1]}; lower padding")
-    return ConvTranspose2dFunction.apply(  # type: ignore[no-any-return]
-        x, w, bias, size=size, out=out, stride=steps, pad=pad, dilation=spread, tf32=uses_tf32()
-    )
+    window: dict[str, Any] = {
+        "input_size": size,
+        "stride": steps,
+        "pad": pad,
+        "dilation": spread,
+        "tf32": uses_tf32(),
+        "out": out,
+    }
+    half = _half(w) if dgrad_scales(x.data, w.data, **window) else None
+    return ConvTranspose2dFunction.apply(x, w, bias, half=half, **window)  # type: ignore[no-any-return]
