@@ -8,9 +8,6 @@ from hypothesis import assume, given, settings
 
 import tritonnet as tn
 from tritonnet import nn, ops
-from tritonnet.kernels import conv2d as conv2d_launchers
-from tritonnet.kernels import conv2d_tiles
-from tritonnet.kernels.conv2d_tiles import Tile
 from tritonnet.kernels.runtime import observing
 from tritonnet.nn import functional as F
 
@@ -143,25 +140,6 @@ def test_batch_norm_relu_conv2d_is_its_parts(training, precision):
     tolerance = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 2e-2}[precision]
     for name, ours, expected in zip(("z", "dx", "dw", "dscale", "dshift", "mean"), *results, strict=True):
         assert_close(ours.torch(), expected.torch(), tolerance, what=name)
-
-
-@pytest.fixture
-def tensor_maps(monkeypatch):
-    """Let the interpreter take the tensor-map kernels, in small tiles."""
-
-    def small(name, g, dtype, form, arch):
-        if form == "gather":
-            return real(name, g, dtype, form, arch)
-        return (
-            Tile(form, 64, 32, 16, 4, 2, rows=2)
-            if name != "conv2d_wgrad"
-            else Tile(form, 16, 16, 32, 4, 2, splits=2, rows=2)
-        )
-
-    real = conv2d_launchers.pick_tile
-    if not GPU:
-        monkeypatch.setattr(conv2d_tiles, "arch", lambda: "sm_90")
-        monkeypatch.setattr(conv2d_launchers, "pick_tile", small)
 
 
 def moments_of(x, w, b, **window):
