@@ -1,4 +1,4 @@
-"""Convolution kernels for a window that equals its stride: patches that do not overlap; 16-bit or tf32, by tensor map.
+"""Convolution kernels for a window that equals its stride: patches that do not overlap; by tensor map, operands as there.
 
 The formulas stand in `conv2d`. With R = stride, no padding and no dilation every input pixel lies in exactly one patch,
 so the input is a rank-5 array big[n*P + p, r, q, s, c] = x[n, p*R + r, q*S + s, c] (a view: one tensor map), and
@@ -17,19 +17,18 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tritonnet.kernels.conv2d_tensormap import turned_weights
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile
 from tritonnet.kernels.runtime import INTERPRET, begin, cdiv, launch, pitch
+from tritonnet.kernels.scaled import Operand, descaled, inverse_of, values_of
 
 __all__ = ["dgrad", "fwd", "wgrad"]
 
 
 @triton.jit
 def _conv2d_patch_kernel(
-    in_map, w_map, b_ptr, out_map,
+    in_map, w_map, in_inverse_ptr, w_inverse_ptr, b_ptr, out_map,
     Q, C, K,  # big has C channels, small has K and rows of Q pixels
     R: tl.constexpr, S: tl.constexpr,
-    TURN: tl.constexpr,  # weights lie (K, R*S*C), to be transposed on the way, rather than (C, R*S*K); SPREAD only
     SPREAD: tl.constexpr,  # from small to big (input gradient) rather than from big to small (forward)
     HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -55,10 +54,7 @@ def _conv2d_patch_kernel(
         i0 = step % steps * BLOCK_K
         if SPREAD:
             x = in_map.load([row0, q0, i0])
-            if TURN:
-                f = tl.trans(w_map.load([i0, tap_out * C + o0]))
-            else:
-                f = w_map.load([o0, tap_out * K + i0])
+            f = tl.trans(w_map.load([i0, tap_out * C + o0]))
         else:
             x = in_map.load([row0, tap // S, q0, tap % S, i0])
             f = w_map.load([o0, tap * C + i0])
@@ -66,6 +62,7 @@ def _conv2d_patch_kernel(
         if UPCAST:
             x, f = x.to(tl.float32), f.to(tl.float32)
         acc = tl.dot(f, tl.trans(x), acc)
+    acc = descaled(acc, in_inverse_ptr, w_inverse_ptr)
     if HAS_BIAS:
         o = o0 + tl.arange(0, BLOCK_N)
         acc += tl.load(b_ptr + o, mask=o < width, other=0.0)[:, None]
@@ -78,7 +75,8 @@ def _conv2d_patch_kernel(
 
 @triton.jit
 def _conv2d_patch_wgrad_kernel(
-    small_map, big_map, dw_ptr,  # dw: one (K, R, S, C) partial sum a split
+    small_map, big_map, small_inverse_ptr, big_inverse_ptr,
+    dw_ptr,  # one (K, R, S, C) partial sum a split
     Q, C, K, boxes, boxes_per_split,
     R: tl.constexpr, S: tl.constexpr, FLAT: tl.constexpr, UPCAST: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -104,6 +102,7 @@ def _conv2d_patch_wgrad_kernel(
         acc = tl.dot(tl.trans(dy), x, acc)
     k, c = k0 + tl.arange(0, BLOCK_M), c0 + tl.arange(0, BLOCK_N)
     at = (split.to(tl.int64) * K + k)[:, None] * (R * S * C) + (tap * C + c)[None, :]
+    acc = descaled(acc, small_inverse_ptr, big_inverse_ptr)
     tl.store(dw_ptr + at, acc, mask=(k < K)[:, None] & (c < C)[None, :])
 
 
@@ -121,51 +120,48 @@ def _big(x: torch.Tensor, g: Geometry, rows: int, columns: int, block: int) -> T
 
 
 def _run(
-    source: TensorDescriptor,
-    w_map: TensorDescriptor,
-    bias: torch.Tensor | None,
-    target: TensorDescriptor,
-    g: Geometry,
-    t: Tile,
+    source: TensorDescriptor, x: Operand, w: Operand, bias: torch.Tensor | None, target: TensorDescriptor, g: Geometry, t: Tile,
     spread: bool,
-    turn: bool,
-) -> None:
+) -> None:  # fmt: skip
+    """Launch; `source` is the map of `x`'s values."""
     columns = t.block_m // t.rows
     boxes = cdiv(g.N * g.P, t.rows) * cdiv(g.Q, columns)
     outputs = g.R * g.S * cdiv(g.C, t.block_n) if spread else cdiv(g.K, t.block_n)
+    block = [t.block_k, t.block_n] if spread else [t.block_n, t.block_k]
+    w_map = TensorDescriptor(values_of(w), [g.K, g.R * g.S * g.C], [g.R * g.S * g.C, 1], block)
     launch(
-        _conv2d_patch_kernel, (boxes * outputs,), source, w_map, bias, target, g.Q, g.C, g.K, R=g.R, S=g.S,
-        TURN=turn, SPREAD=spread, HAS_BIAS=bias is not None, UPCAST=INTERPRET and source.base.dtype != torch.float32,
-        ROWS=t.rows, COLUMNS=columns,
-        BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
+        _conv2d_patch_kernel, (boxes * outputs,), source, w_map, inverse_of(x), inverse_of(w), bias, target, g.Q, g.C, g.K,
+        R=g.R, S=g.S, SPREAD=spread, HAS_BIAS=bias is not None, UPCAST=INTERPRET and source.base.dtype != torch.float32,
+        ROWS=t.rows, COLUMNS=columns, BLOCK_N=t.block_n, BLOCK_K=t.block_k, num_warps=t.num_warps, num_stages=t.num_stages,
         flops=g.flops,
     )  # fmt: skip
 
 
-def fwd(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile) -> None:
+def fwd(x: Operand, w: Operand, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile) -> None:
     """Write the convolution to y. See `conv2d_fwd`."""
     columns = t.block_m // t.rows
-    w_map = TensorDescriptor(w, [g.K, g.R * g.S * g.C], [g.R * g.S * g.C, 1], [t.block_n, t.block_k])
-    _run(_big(x, g, t.rows, columns, t.block_k), w_map, bias, _small(y, t.rows, columns, t.block_n), g, t, False, False)
+    big = _big(values_of(x), g, t.rows, columns, t.block_k)
+    _run(big, x, w, bias, _small(y, t.rows, columns, t.block_n), g, t, False)
 
 
-def dgrad(dy: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, dx: torch.Tensor, g: Geometry, t: Tile) -> None:
+def dgrad(dy: Operand, w: Operand, bias: torch.Tensor | None, dx: torch.Tensor, g: Geometry, t: Tile) -> None:
     """Write the input gradient to dx. See `conv2d_dgrad`."""
     columns = t.block_m // t.rows
-    w_map, turn = turned_weights(w, g, t)
-    _run(_small(dy, t.rows, columns, t.block_k), w_map, bias, _big(dx, g, t.rows, columns, t.block_n), g, t, True, turn)
+    small = _small(values_of(dy), t.rows, columns, t.block_k)
+    _run(small, dy, w, bias, _big(dx, g, t.rows, columns, t.block_n), g, t, True)
 
 
-def wgrad(dy: torch.Tensor, x: torch.Tensor, partial: torch.Tensor, g: Geometry, t: Tile) -> None:
+def wgrad(dy: Operand, x: Operand, partial: torch.Tensor, g: Geometry, t: Tile) -> None:
     """Write the weight gradient's partial sums (splits, K, R, S, C). See `conv2d_wgrad`."""
     columns = t.block_k // t.rows
     boxes = cdiv(g.N * g.P, t.rows) * cdiv(g.Q, columns)
     flat = (columns == g.Q and (g.N * g.P) % t.rows == 0) or (t.rows == 1 and g.Q % columns == 0)
-    pixels = TensorDescriptor(dy, [g.N * g.P * g.Q, g.K], [pitch(dy), 1], [t.block_k, t.block_m])
+    small, big = values_of(dy), values_of(x)
+    pixels = TensorDescriptor(small, [g.N * g.P * g.Q, g.K], [pitch(small), 1], [t.block_k, t.block_m])
     launch(
         _conv2d_patch_wgrad_kernel, (cdiv(g.K, t.block_m) * cdiv(g.C, t.block_n) * g.R * g.S, t.splits),
-        pixels if flat else _small(dy, t.rows, columns, t.block_m), _big(x, g, t.rows, columns, t.block_n), partial,
-        g.Q, g.C, g.K, boxes, cdiv(boxes, t.splits), R=g.R, S=g.S, FLAT=flat, UPCAST=INTERPRET and x.dtype != torch.float32,
-        ROWS=t.rows, COLUMNS=columns, BLOCK_M=t.block_m, BLOCK_N=t.block_n, num_warps=t.num_warps, num_stages=t.num_stages,
-        flops=g.flops,
+        pixels if flat else _small(small, t.rows, columns, t.block_m), _big(big, g, t.rows, columns, t.block_n),
+        inverse_of(dy), inverse_of(x), partial, g.Q, g.C, g.K, boxes, cdiv(boxes, t.splits), R=g.R, S=g.S, FLAT=flat,
+        UPCAST=INTERPRET and big.dtype != torch.float32, ROWS=t.rows, COLUMNS=columns, BLOCK_M=t.block_m, BLOCK_N=t.block_n,
+        num_warps=t.num_warps, num_stages=t.num_stages, flops=g.flops,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Convolution kernels whose images arrive by tensor map (TMA): stride 1, 16-bit or tf32.
+"""Convolution kernels whose images arrive by tensor map (TMA): stride 1, 16-bit, or float32 as scaled float16.
 
 The formulas stand in `conv2d`. A tile of pixels is a box [images, rows, columns, channels] of a rank-4 tensor map; a tap
 moves the box, and what lies outside the image reads as zero, so padding costs nothing. The GEMM is transposed,
@@ -8,7 +8,8 @@ moves the box, and what lies outside the image reads as zero, so padding costs n
     weight gradient  acc[k, c] += dy[m, k]^T * x[m, c]         one program a tile (tap or row of three taps, k, c), or several
 
 because the matrix unit reads operand B from shared memory as it arrived; as operand A a reshaped box would pass through
-registers. Taps innermost re-read one channel slice of the image from L2.
+registers. Taps innermost re-read one channel slice of the image from L2. Where operands are `Scaled` (tf32) the sums are
+multiplied by both inverses before anything else is done with them.
 
 Few channels leave a tile little work for the bytes it draws from L2, which then bound it. There REUSE lets six rows of x, each
 read once a column of taps, meet all taps of four rows of y, for 3x3 and the like.
@@ -33,16 +34,16 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tritonnet.kernels.batch_norm import Norm, coefficients, relu
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, wgrad_tiles
-from tritonnet.kernels.convert import copy
 from tritonnet.kernels.runtime import INTERPRET, begin, cdiv, empty, launch, multiprocessors, next_power_of_2, pitch
+from tritonnet.kernels.scaled import Operand, descaled, inverse_of, values_of
 
-__all__ = ["dgrad", "fwd", "turned_weights", "wgrad"]
+__all__ = ["dgrad", "fwd", "wgrad"]
 
 
 @triton.jit
-def _weights(w_map, tap, k0, c0, C, K, TURN: tl.constexpr, UPCAST: tl.constexpr):
+def _weights(w_map, tap, k0, c0, C, K, MIRROR: tl.constexpr, UPCAST: tl.constexpr):
     """The weights [k, c] of a tap."""
-    if TURN:
+    if MIRROR:
         f = tl.trans(w_map.load([c0, tap * K + k0]))
     else:
         f = w_map.load([k0, tap * C + c0])
@@ -58,14 +59,13 @@ def _pixels(x_map, n, p, q, c0, COUNT: tl.constexpr, BLOCK_K: tl.constexpr, UPCA
 
 @triton.jit
 def _conv2d_box_kernel(
-    x_map, w_map, b_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr, z_map,
+    x_map, w_map, x_inverse_ptr, w_inverse_ptr, b_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr, z_map,
     y_map, count_ptr, part0_ptr, part1_ptr,  # of each tile: mean and M2, or dw and db
     split_ptr,  # (splits, boxes, K, BLOCK_M) sums of a run of steps, float32
     N, P, Q, C, K, boxes, splits, eps,  # C channels of x are summed over, K come out; P x Q pixels of y
     R: tl.constexpr, S: tl.constexpr, SHIFT_H: tl.constexpr, SHIFT_W: tl.constexpr,  # from y's pixel to x's, tap 0
     DIL_H: tl.constexpr, DIL_W: tl.constexpr,
-    MIRROR: tl.constexpr,  # input gradient: taps run backward
-    TURN: tl.constexpr,  # weights lie (C, R*S*K), to be transposed on the way, rather than (K, R*S*C)
+    MIRROR: tl.constexpr,  # input gradient: taps run backward, and weights lie (C, R*S*K): transposed on the way
     HAS_BIAS: tl.constexpr, EPILOGUE: tl.constexpr, STAGE: tl.constexpr, REUSE: tl.constexpr, UPCAST: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -97,9 +97,9 @@ def _conv2d_box_kernel(
             for step in range(first, last):
                 c0 = step // S * BLOCK_K
                 q = q0 + SHIFT_W + (step % S) * (-DIL_W if MIRROR else DIL_W)
-                f0 = _weights(w_map, step % S + (2 * S if MIRROR else 0), k0, c0, C, K, TURN, UPCAST)
-                f1 = _weights(w_map, step % S + S, k0, c0, C, K, TURN, UPCAST)
-                f2 = _weights(w_map, step % S + (0 if MIRROR else 2 * S), k0, c0, C, K, TURN, UPCAST)
+                f0 = _weights(w_map, step % S + (2 * S if MIRROR else 0), k0, c0, C, K, MIRROR, UPCAST)
+                f1 = _weights(w_map, step % S + S, k0, c0, C, K, MIRROR, UPCAST)
+                f2 = _weights(w_map, step % S + (0 if MIRROR else 2 * S), k0, c0, C, K, MIRROR, UPCAST)
                 x0 = _pixels(x_map, n0, top, q, c0, COLUMNS, BLOCK_K, UPCAST)
                 x1 = _pixels(x_map, n0, top + 1, q, c0, COLUMNS, BLOCK_K, UPCAST)
                 x2 = _pixels(x_map, n0, top + 2, q, c0, COLUMNS, BLOCK_K, UPCAST)
@@ -120,11 +120,12 @@ def _conv2d_box_kernel(
                 if MIRROR:
                     dh, dw = -dh, -dw
                 x = _pixels(x_map, n0, p0 + SHIFT_H + dh, q0 + SHIFT_W + dw, c0, BLOCK_M, BLOCK_K, UPCAST)
-                acc = tl.dot(_weights(w_map, tap, k0, c0, C, K, TURN, UPCAST), x, acc)
+                acc = tl.dot(_weights(w_map, tap, k0, c0, C, K, MIRROR, UPCAST), x, acc)
     if STAGE == "part":
         at = ((tl.program_id(1) * boxes + box).to(tl.int64) * K + k)[:, None] * BLOCK_M + m[None, :]
         tl.store(split_ptr + at, acc, mask=(k < K)[:, None])
     else:
+        acc = descaled(acc, x_inverse_ptr, w_inverse_ptr)
         if HAS_BIAS:
             acc += tl.load(b_ptr + k, mask=k < K, other=0.0)[:, None]
         if EPILOGUE == "norm":
@@ -163,7 +164,8 @@ def _wgrad_tile(tile, K, C, S: tl.constexpr, TAPS: tl.constexpr, BLOCK_M: tl.con
 
 @triton.jit
 def _conv2d_box_wgrad_kernel(
-    dy_map, x_map, dw_ptr, part_ptr,  # part: of each split of each shared tile [TAPS, BLOCK_M, BLOCK_N]
+    dy_map, x_map, dy_inverse_ptr, x_inverse_ptr,
+    dw_ptr, part_ptr,  # part: of each split of each shared tile [TAPS, BLOCK_M, BLOCK_N]
     P, Q, C, K, boxes, boxes_per_split, whole, shared,  # tiles: the first `whole`, then `shared` ones by several programs each
     R: tl.constexpr, S: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr, DIL_H: tl.constexpr, DIL_W: tl.constexpr,
     TAPS: tl.constexpr,  # taps a program: 1, or the 3 of a row
@@ -208,10 +210,10 @@ def _conv2d_box_wgrad_kernel(
     # from one row to the next, and from one tap to the next
     row, step = tl.where(alone, R * S * C, BLOCK_N), tl.where(alone, C, BLOCK_M * BLOCK_N)
     at = out + m[:, None] * row + n[None, :]
-    tl.store(at, acc, mask=live)
+    tl.store(at, descaled(acc, dy_inverse_ptr, x_inverse_ptr), mask=live)
     if TAPS == 3:
-        tl.store(at + step, acc1, mask=live)
-        tl.store(at + 2 * step, acc2, mask=live)
+        tl.store(at + step, descaled(acc1, dy_inverse_ptr, x_inverse_ptr), mask=live)
+        tl.store(at + 2 * step, descaled(acc2, dy_inverse_ptr, x_inverse_ptr), mask=live)
 
 
 @triton.jit
@@ -257,11 +259,14 @@ class _Box:
 
 
 def _run(
-    x: torch.Tensor, w_map: TensorDescriptor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile,
-    shift: tuple[int, int], mirror: bool, turn: bool, epilogue: str, norm: Norm | None, z: torch.Tensor | None,
+    x: Operand, w: Operand, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile, shift: tuple[int, int],
+    mirror: bool, epilogue: str, norm: Norm | None, z: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:  # fmt: skip
     """Launch; return what the epilogue leaves of each box: (count, mean, M2), or (count, dw, db) without the count."""
     box = _Box.of(t, t.block_m)
+    source, filters = values_of(x), values_of(w)
+    block = [t.block_k, t.block_n] if mirror else [t.block_n, t.block_k]
+    w_map = TensorDescriptor(filters, [g.K, g.R * g.S * g.C], [g.R * g.S * g.C, 1], block)
     n, p, q, k = y.shape
     boxes = box.count(n, p, q)
     side = [box.images, box.rows, box.columns]
@@ -276,13 +281,14 @@ def _run(
         ends, sums = stage != "part", stage != "sum"
         launch(
             _conv2d_box_kernel, (boxes * cdiv(k, block_n), splits),
-            _map(x, [*x_side, t.block_k]) if sums else None, w_map if sums else None, bias if ends else None,
+            _map(source, [*x_side, t.block_k]) if sums else None, w_map if sums else None,
+            *((inverse_of(x), inverse_of(w), bias) if ends else (None,) * 3),
             *(norm.buffers if norm and ends else (None,) * 4), None if z is None or not ends else _map(z, [*side, block_n]),
             _map(y, [*side, block_n]) if ends else None, *(moments if moments and ends else (None,) * 3), split,
-            n, p, q, x.shape[3], k, boxes, t.splits, norm.eps if norm else 0.0,
+            n, p, q, source.shape[3], k, boxes, t.splits, norm.eps if norm else 0.0,
             R=g.R, S=g.S, SHIFT_H=shift[0], SHIFT_W=shift[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1],
-            MIRROR=mirror, TURN=turn, HAS_BIAS=ends and bias is not None, EPILOGUE=epilogue if ends else "", STAGE=stage,
-            REUSE=reuse and sums, UPCAST=INTERPRET and x.dtype != torch.float32,
+            MIRROR=mirror, HAS_BIAS=ends and bias is not None, EPILOGUE=epilogue if ends else "", STAGE=stage,
+            REUSE=reuse and sums, UPCAST=INTERPRET and source.dtype != torch.float32,
             **box.constants(), BLOCK_N=block_n, BLOCK_K=t.block_k, num_warps=num_warps, num_stages=t.num_stages, flops=flops,
         )  # fmt: skip
 
@@ -295,38 +301,25 @@ def _run(
     return moments
 
 
-def turned_weights(w: torch.Tensor, g: Geometry, t: Tile) -> tuple[TensorDescriptor, bool]:
-    """The weights for an input gradient, and whether the kernel has to transpose them on the way.
-
-    The matrix unit transposes 16-bit operands for nothing, but not tf32 ones: those weights are copied to (C, R, S, K).
-    """
-    if w.dtype != torch.float32:
-        return TensorDescriptor(w, [g.K, g.R * g.S * g.C], [g.R * g.S * g.C, 1], [t.block_k, t.block_n]), True
-    turned = copy(w.permute(3, 1, 2, 0), empty((g.C, g.R, g.S, g.K), w.dtype))
-    return TensorDescriptor(turned, [g.C, g.R * g.S * g.K], [g.R * g.S * g.K, 1], [t.block_n, t.block_k]), False
-
-
 def fwd(
-    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile, statistics: bool,
+    x: Operand, w: Operand, bias: torch.Tensor | None, y: torch.Tensor, g: Geometry, t: Tile, statistics: bool,
     norm: Norm | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:  # fmt: skip
     """Write the convolution to y; with `statistics` return each box's (count, mean, M2). See `conv2d_fwd`."""
-    w_map = TensorDescriptor(w, [g.K, g.R * g.S * g.C], [g.R * g.S * g.C, 1], [t.block_n, t.block_k])
     epilogue = "norm" if norm else "statistics" if statistics else ""
-    return _run(x, w_map, bias, y, g, t, (-g.pad[0], -g.pad[1]), False, False, epilogue, norm, None)
+    return _run(x, w, bias, y, g, t, (-g.pad[0], -g.pad[1]), False, epilogue, norm, None)
 
 
 def dgrad(
-    dy: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, dx: torch.Tensor, g: Geometry, t: Tile,
+    dy: Operand, w: Operand, bias: torch.Tensor | None, dx: torch.Tensor, g: Geometry, t: Tile,
     norm: Norm | None = None, z: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:  # fmt: skip
     """Write the input gradient to dx; with `norm` and `z` return each box's dw and db. See `conv2d_dgrad`."""
-    w_map, turn = turned_weights(w, g, t)
-    parts = _run(dy, w_map, bias, dx, g, t, g.pad, True, turn, "sums" if norm else "", norm, z)
+    parts = _run(dy, w, bias, dx, g, t, g.pad, True, "sums" if norm else "", norm, z)
     return parts[1:] if parts else None
 
 
-def wgrad(dy: torch.Tensor, x: torch.Tensor, dw: torch.Tensor, g: Geometry, t: Tile) -> None:
+def wgrad(dy: Operand, x: Operand, dw: torch.Tensor, g: Geometry, t: Tile) -> None:
     """Write the weight gradient to dw (1, K, R, S, C). See `conv2d_wgrad`."""
     box = _Box.of(t, t.block_k)
     side = [box.images, box.rows, box.columns]
@@ -335,9 +328,10 @@ def wgrad(dy: torch.Tensor, x: torch.Tensor, dw: torch.Tensor, g: Geometry, t: T
         box.columns == g.Q or box.images == 1
     )  # fmt: skip
     flat = run and g.N % box.images == 0 and g.P % box.rows == 0 and g.Q % box.columns == 0
+    source, image = values_of(dy), values_of(x)
     dy_map = (
-        TensorDescriptor(dy, [g.N * g.P * g.Q, g.K], [pitch(dy), 1], [t.block_k, t.block_m])
-        if flat else _map(dy, [*side, t.block_m])
+        TensorDescriptor(source, [g.N * g.P * g.Q, g.K], [pitch(source), 1], [t.block_k, t.block_m])
+        if flat else _map(source, [*side, t.block_m])
     )  # fmt: skip
     tiles = wgrad_tiles(g, t.block_m, t.block_n, t.taps)
     whole = tiles if t.splits == 1 else min(t.whole, tiles)
@@ -347,9 +341,10 @@ def wgrad(dy: torch.Tensor, x: torch.Tensor, dw: torch.Tensor, g: Geometry, t: T
     window = {"R": g.R, "S": g.S, "TAPS": t.taps, "BLOCK_M": t.block_m, "BLOCK_N": t.block_n}
     launch(
         _conv2d_box_wgrad_kernel, (whole + shared * t.splits,),
-        dy_map, _map(x, [*side, t.block_n]), dw, part, g.P, g.Q, g.C, g.K, boxes, cdiv(boxes, t.splits), whole, max(shared, 1),
+        dy_map, _map(image, [*side, t.block_n]), inverse_of(dy), inverse_of(x), dw, part,
+        g.P, g.Q, g.C, g.K, boxes, cdiv(boxes, t.splits), whole, max(shared, 1),
         PAD_H=g.pad[0], PAD_W=g.pad[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1], FLAT=flat,
-        UPCAST=INTERPRET and x.dtype != torch.float32, **window, **box.constants(),
+        UPCAST=INTERPRET and image.dtype != torch.float32, **window, **box.constants(),
         num_warps=t.num_warps, num_stages=t.num_stages, flops=g.flops,
     )  # fmt: skip
     if shared:

@@ -14,7 +14,17 @@ from tritonnet.kernels import tile_table
 from tritonnet.kernels.runtime import INTERPRET, arch, cdiv, multiprocessors, next_power_of_2, pitch, refuse
 from tritonnet.kernels.tile_table import user_table
 
-__all__ = ["Geometry", "Tile", "flattens", "kernel_form", "pick_tile", "pixel_tile", "split_count", "wgrad_tiles"]
+__all__ = [
+    "Geometry",
+    "Tile",
+    "flattens",
+    "kernel_form",
+    "mappable",
+    "pick_tile",
+    "pixel_tile",
+    "split_count",
+    "wgrad_tiles",
+]
 
 LARGEST_BLOCK = 2**19  # elements of one block on the interpreter, which is fastest with few large programs
 
@@ -75,15 +85,21 @@ class Geometry:
 
 @functools.cache
 def pick_tile(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
-    """The tile for pass `name`, by table or rule; noted, for runs that store their tiles. Cached: every launch asks."""
-    problem = f"{g.key} {str(dtype).removeprefix('torch.')}"
-    tile = _pick(name, g, dtype, form, arch, tile_table.lookup(arch, name, problem))
-    tile_table.note(arch, name, problem, asdict(tile))
+    """The tile for pass `name`, by table or rule; noted, for runs that store their tiles. Cached: every launch asks.
+
+    Float32 by tensor map is scaled float16, "tf32" in a table; what is not there has bfloat16's tile, whose loop is the same.
+    """
+    tf32 = dtype == torch.float32 and form != "gather"
+    names = ("tf32", "bfloat16") if tf32 else (str(dtype).removeprefix("torch."),)
+    found = (tile_table.lookup(arch, name, f"{g.key} {numbers}") for numbers in names)
+    usable = (f for f in found if f is not None and f.get("form") in ((form,) if tf32 else (form, "gather")))
+    tile = _pick(name, g, dtype, form, arch, next(usable, None))
+    tile_table.note(arch, name, f"{g.key} {names[0]}", asdict(tile))
     return tile
 
 
 def _pick(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str, found: dict[str, Any] | None) -> Tile:
-    if found is not None and found.get("form") in (form, "gather"):
+    if found is not None:
         try:
             return Tile(**found)
         except TypeError as error:
@@ -94,12 +110,11 @@ def _pick(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str, foun
         return _pick_wgrad(g, dtype, form, arch)
     pixels = g.N * (g.P * g.Q if name == "conv2d_fwd" else g.H * g.W)
     depth, width = (g.C, g.K) if name == "conv2d_fwd" else (g.K, g.C)
-    wide = dtype != torch.float32
     if INTERPRET:
         block_k, block_n = min(max(next_power_of_2(depth), 16), 64), min(max(next_power_of_2(width), 16), 256)
         most = LARGEST_BLOCK // max(block_k, block_n)
         return Tile("gather", min(max(next_power_of_2(pixels), 16), most), block_n, block_k, 4, 1)
-    step = 64 if wide else 32  # channels a step of a tensor-map kernel: 128 bytes
+    step = 64  # channels a step of a tensor-map kernel: 128 bytes
     while depth % step:
         step //= 2
     if form == "patch":
@@ -108,7 +123,7 @@ def _pick(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str, foun
     if form == "tensormap":
         narrow = width <= 64
         side = (g.P, g.Q) if name == "conv2d_fwd" else (g.H, g.W)
-        block_n, most = (64, 256 if wide else 128) if narrow else (128, 128)
+        block_n, most = (64, 256) if narrow else (128, 128)
         programs, steps = cdiv(g.N * side[0] * side[1], most) * cdiv(width, block_n), g.R * g.S * depth // step
         stages, splits = 3 if most == 128 and not narrow else 2, 1
         if programs <= multiprocessors():  # each has one to itself: more loads in flight
@@ -120,12 +135,15 @@ def _pick(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str, foun
         elif most == 256 and arch == "sm_120":
             stages = min(stages, 3)  # four are more than its shared memory
         if narrow and name == "conv2d_fwd" and g.R == 3 and g.dilation[0] == 1 and depth % 32 == 0:
-            # rows that share what is read, 64 bytes a step; sm_120 has fewer registers to give
-            if side[0] % 4 == 0 and side[1] % 64 == 0 and arch != "sm_120":
-                return Tile("tensormap", 256, 64, 32 if wide else 16, 4, 2, rows=4, taps=3)
+            # rows that share what is read, 64 bytes a step; others than sm_90 have fewer registers to give
+            room = arch == "sm_90" or (arch != "sm_120" and dtype != torch.float32)
+            if side[0] % 4 == 0 and side[1] % 64 == 0 and room:
+                return Tile("tensormap", 256, 64, 32, 4, 2, rows=4, taps=3)
         images, rows, columns = pixel_tile(g.N, *side, most)
-        warps = 8 if splits > 1 and arch != "sm_90" else 4  # elsewhere a large float32 tile leaves no registers
+        # a tile stored as float32 takes more registers, and so do other architectures'
+        warps = 8 if (splits > 1 and arch != "sm_90") or (most == 256 and dtype == torch.float32) else 4
         return Tile("tensormap", images * rows * columns, block_n, step, warps, stages, splits, rows, images)
+    wide = dtype != torch.float32
     aligned = (
         depth % 8 == 0 and width % 8 == 0
     )  # else every element has an address of its own, and those take registers
@@ -229,12 +247,15 @@ def patch_box(g: Geometry, pixels: int) -> tuple[int, int]:
     return pixels // columns, columns
 
 
+def mappable(x: torch.Tensor) -> bool:
+    """Whether a tensor map can describe the buffer: it wants rows of 16 bytes."""
+    return x.data_ptr() % 16 == 0 and pitch(x) * x.element_size() % 16 == 0
+
+
 def kernel_form(g: Geometry, buffers: tuple[torch.Tensor, ...], tf32: bool) -> str:
-    """Which kernels take this problem best. Tensor maps want rows of 16 bytes and channels in multiples of 16."""
+    """Which kernels take this problem best. Tensor maps want channels in multiples of 16, and no IEEE float32 products."""
     hopper = arch().startswith("sm_") and int(arch()[3:]) >= 90
-    fits = g.C % 16 == 0 and g.K % 16 == 0 and all(
-        (b.dtype != torch.float32 or tf32) and b.data_ptr() % 16 == 0 and pitch(b) * b.element_size() % 16 == 0 for b in buffers
-    )  # fmt: skip
+    fits = g.C % 16 == 0 and g.K % 16 == 0 and all((b.dtype != torch.float32 or tf32) and mappable(b) for b in buffers)
     if not hopper or not fits or 0 in (g.N, g.H, g.W, g.P, g.Q):  # a tensor map has no empty side
         return "gather"
     if g.stride == (1, 1):

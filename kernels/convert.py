@@ -3,7 +3,6 @@
     cast, copy     y[i] = x[i] as y's dtype (floats by way of float32, rounded to nearest even)
     nchw_to_nhwc   y[n, h, w, c] = x[n, c, h, w], and back; any dtype
     image_input    y[n, h, w, c] = (x[n, h, w, c] * scale - mean[c]) * rstd[c]
-    bfloat16_pair  high[i] = x[i] as bfloat16, low[i] = x[i] - high[i] as bfloat16: 16 bits of x's 24
 
 Exact but for the rounding at the store; deterministic. Memory-bound: reads x once, writes y once. The transposition
 reads and writes whole rows: the tile is turned over in shared memory. From the definition.
@@ -14,7 +13,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import runtime
-from tritonnet.kernels.pointwise import FLOATS, Walk, offset, plane, tile_index, walk
+from tritonnet.kernels.pointwise import FLOATS, Walk, offset, tile_index, walk
 from tritonnet.kernels.runtime import (
     INTERPRET,
     begin,
@@ -28,7 +27,7 @@ from tritonnet.kernels.runtime import (
     refuse,
 )
 
-__all__ = ["as_dtype", "bfloat16_pair", "cast", "copy", "image_input", "nchw_to_nhwc", "nhwc_to_nchw"]
+__all__ = ["as_dtype", "cast", "copy", "image_input", "nchw_to_nhwc", "nhwc_to_nchw"]
 
 Buffer = torch.Tensor
 
@@ -173,35 +172,3 @@ def image_input(x: Buffer, mean: Buffer, rstd: Buffer, scale: float, dtype: torc
     loop = Walk((n * h * w, 1, 1, c), ())  # not merged: each channel has its mean
     launch(_image_input_kernel, loop.grid, x, mean, rstd, y, n * h * w, c, pitch(x), float(scale), **loop.tile)
     return y
-
-
-@triton.jit
-def _bfloat16_pair_kernel(
-    x_ptr, high_ptr, low_ptr,
-    rows, columns, x0, x3,
-    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    begin()
-    m, c, live = tile_index(rows, columns, BLOCK_M, BLOCK_C)
-    x = tl.load(x_ptr + m * x0 + c * x3, mask=live, other=0.0)
-    high = x.to(tl.bfloat16)
-    low = x - high.to(tl.float32)
-    low = tl.where(low == low, low, 0.0)  # infinity - infinity
-    tl.store(high_ptr + m * columns + c, high, mask=live)
-    tl.store(low_ptr + m * columns + c, low.to(tl.bfloat16), mask=live)
-
-
-def bfloat16_pair(x: Buffer) -> tuple[Buffer, Buffer]:
-    """Two bfloat16 images whose sum is `x` to within 2**-16 of it.
-
-    Args:
-        x: (N, H, W, C) float32, any pitch. An infinity stays one in the first image, a NaN stays a NaN there.
-
-    Raises:
-        Refused: another dtype or shape.
-    """
-    check_dtype("bfloat16_pair", "x", x, (torch.float32,))
-    loop = plane("bfloat16_pair", x=x)
-    high, low = (runtime.empty(tuple(x.shape), torch.bfloat16) for _ in range(2))
-    launch(_bfloat16_pair_kernel, loop.grid, x, high, low, *loop.plane, **loop.tile)
-    return high, low

@@ -24,20 +24,26 @@ from tritonnet.kernels.runtime import INTERPRET, begin, cdiv, check_dtype, launc
 
 __all__ = [
     "FLOATS", "Walk", "broadcast", "flat_tile", "image_index", "image_tile", "offset", "pixel_tile", "plane", "pointwise",
-    "tile_index", "walk",
+    "tile_at", "tile_index", "walk",
 ]  # fmt: skip
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @triton.jit
-def tile_index(rows, columns, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
-    """This program's rows [M, 1] and columns [1, C] as int64, and which of the tile's elements exist."""
+def tile_at(number, rows, columns, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
+    """A tile's rows [M, 1] and columns [1, C] as int64, and which of its elements exist."""
     across = tl.cdiv(columns, BLOCK_C)
-    pid = tl.program_id(0).to(tl.int64)
-    m = (pid // across * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
-    c = (pid % across * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
+    number = number.to(tl.int64)
+    m = (number // across * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    c = (number % across * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
     return m, c, (m < rows) & (c < columns)
+
+
+@triton.jit
+def tile_index(rows, columns, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
+    """`tile_at` for this program's number."""
+    return tile_at(tl.program_id(0), rows, columns, BLOCK_M, BLOCK_C)
 
 
 @triton.jit

@@ -24,6 +24,7 @@ from tritonnet import models, nn, ops, optim
 from tritonnet.kernels import runtime
 from tritonnet.kernels.batch_norm import Norm
 from tritonnet.kernels.fill import fill
+from tritonnet.kernels.scaled import scaled
 from tritonnet.nn import functional as F
 from tritonnet.train import Config, Listener
 from tritonnet.train.batches import Normalizer, to_device
@@ -96,7 +97,7 @@ def g() -> SimpleNamespace:
     return SimpleNamespace(
         x=leaf(2, 3, 6, 6), y=leaf(2, 3, 6, 6), row=leaf(1, 3, 1, 1), matrix=leaf(4, 5), scale=leaf(3), shift=leaf(3),
         mean=tn.randn(3), var=tn.rand(3), tracked=tn.tensor(0), dense=leaf(4, 5), w=leaf(4, 3, 3, 3),
-        wt=leaf(3, 4, 2, 2), bias=leaf(4),
+        wt=leaf(3, 4, 2, 2), bias=leaf(4), wide=leaf(1, 16, 4, 4), square=leaf(16, 16, 3, 3),
         low=tn.Tensor(tn.randn(2, 3, 6, 6).data.to(torch.bfloat16)),
         norm=nn.BatchNorm2d(3),
         labels=tn.tensor(np.arange(72, dtype=np.int64).reshape(2, 6, 6) % 3),
@@ -123,6 +124,7 @@ CALLS: dict[str, Callable[[SimpleNamespace], Any]] = {
     "cat": lambda g: F.cat((g.x, g.y), dim=1),
     "conv2d": lambda g: F.conv2d(g.x, g.w, g.bias, stride=2, padding=1),
     "conv2d-bf16": lambda g: in_bf16(lambda: F.conv2d(g.x, g.w, g.bias, padding="same")),
+    "conv2d-tf32": lambda g: in_tf32(lambda: F.conv2d(g.wide, g.square, padding=1)),
     "conv2d_batch_norm_relu": lambda g: evaluated(g),
     "conv2d_moments": lambda g: ops.conv2d_moments(g.x, g.w, g.bias)[0],
     "conv_transpose2d": lambda g: F.conv_transpose2d(g.x, g.wt, g.bias, stride=2),
@@ -174,6 +176,17 @@ CALLS: dict[str, Callable[[SimpleNamespace], Any]] = {
 def in_bf16(call: Callable[[], Any]) -> Any:
     with tn.precision("bf16"):
         return call()
+
+
+def in_tf32(call: Callable[[], Any]) -> Any:
+    with tn.precision("tf32"):
+        return call()
+
+
+def test_scaling_computes_nothing_with_torch(g: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with watching(monkeypatch) as watch:
+        scaled(g.x.data)
+    assert not watch.computed, watch.computed
 
 
 def evaluated(g: SimpleNamespace) -> Any:

@@ -36,6 +36,7 @@ from tritonnet.kernels.max_pool2d import max_pool2d_bwd, max_pool2d_fwd
 from tritonnet.kernels.mse_loss import mse_loss_fwd
 from tritonnet.kernels.pad import pad_fwd
 from tritonnet.kernels.random import normal, take, uniform
+from tritonnet.kernels.scaled import scaled, scaled_again
 from tritonnet.kernels.softmax import softmax_bwd, softmax_fwd
 from tritonnet.kernels.sum import pixel_sum, sum_fwd, sum_to
 from tritonnet.kernels.tensor_table import Tables
@@ -166,6 +167,8 @@ def conversions(p: Precision) -> None:
         cast(x, torch.float32)
         cast(x, torch.bfloat16)
         copy(x, buffer(*x.shape, dtype=p.dtype, extra=8))
+        if p.dtype == torch.float32:
+            scaled(x)
         nhwc_to_nchw(x)
         nchw_to_nhwc(buffer(*x.shape, dtype=p.dtype))
         cat_fwd([x, x], 3)
@@ -346,6 +349,7 @@ def optimizers(p: Precision) -> None:
 
 def averages(p: Precision) -> None:
     weights = [buffer(n) for n in (9 * 64 * 64, 17, 1)]
+    scaled_again(Tables(), [(w, scaled(w)) for w in weights])
     clip_grad_norm(Tables(), weights, 1.0)
     for decay in (0.999, None):
         average_update(Tables(), weights, weights, buffer(1, dtype=torch.int64)[0], decay)
@@ -380,7 +384,7 @@ CASES: dict[str, tuple[Callable[[Precision], object], tuple[str, ...]]] = {
     "head": (heads, GEMM),
     "pool": (pools, STORED),
     "optim": (optimizers, STORED),
-    "average-clip_grad_norm": (averages, ONCE),
+    "average-clip_grad_norm-scaled_again": (averages, ONCE),
     "softmax": (softmaxes, STORED),
     "cross_entropy": (cross_entropies, STORED),
     "binary_cross_entropy": (binary_cross_entropies, STORED),

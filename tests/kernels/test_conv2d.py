@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from convcheck import BOXES, CASES, PATCHES, check, tolerance
 from helpers import DEVICE, DTYPES, EPS, GPU, assert_close, gap_untouched, nchw, nhwc, pitched, randn, to64
 
 from tritonnet.kernels import conv2d_tiles
@@ -19,56 +20,7 @@ from tritonnet.kernels.conv2d import (
 from tritonnet.kernels.conv2d_tiles import Geometry, kernel_form, pick_tile, pixel_tile
 from tritonnet.kernels.runtime import Refused, recording
 
-# name: N, H, W, C, K, R, S, stride, pad, dilation
-CASES = {
-    "3x3": (2, 9, 7, 5, 6, 3, 3, (1, 1), (1, 1), (1, 1)),
-    "rgb": (1, 8, 8, 3, 16, 3, 3, (1, 1), (1, 1), (1, 1)),
-    "stride-2": (2, 8, 8, 17, 20, 3, 3, (2, 2), (1, 1), (1, 1)),
-    "all-different": (2, 11, 10, 9, 4, 2, 3, (2, 3), (1, 0), (2, 1)),
-    "stride-and-dilation-2": (1, 12, 13, 16, 8, 3, 3, (2, 2), (2, 1), (2, 2)),
-    "stride-4-dilation-6": (1, 21, 22, 4, 4, 3, 3, (4, 6), (6, 3), (6, 4)),
-    "1x1": (2, 6, 6, 8, 1, 1, 1, (1, 1), (0, 0), (1, 1)),
-    "1x1-stride-2": (1, 10, 9, 4, 4, 1, 1, (2, 2), (0, 0), (1, 1)),
-    "5x4": (1, 9, 9, 8, 8, 5, 4, (3, 2), (2, 3), (1, 3)),
-    "2x2-stride-2": (2, 4, 4, 8, 4, 2, 2, (2, 2), (0, 0), (1, 1)),
-    "one-pixel": (3, 1, 1, 33, 2, 3, 3, (1, 1), (1, 1), (1, 1)),
-    "one-channel": (2, 5, 6, 1, 1, 3, 3, (1, 1), (1, 1), (1, 1)),
-    "kernel-is-image": (2, 5, 4, 3, 7, 5, 4, (1, 1), (0, 0), (1, 1)),
-    "padding-over-kernel": (1, 4, 4, 2, 3, 2, 2, (1, 1), (3, 4), (1, 1)),
-    "11x11-stride-4": (1, 23, 23, 7, 5, 11, 11, (4, 4), (2, 2), (1, 1)),
-}
 SMALL = Tile("gather", 16, 16, 16, 4, 2, splits=3)  # many programs, blocks and splits even for small sizes
-
-
-def tolerance(dtype: torch.dtype, stored: torch.dtype) -> float:
-    """Rounding of the stored result, and float32 sums of a few hundred products of exact operands."""
-    return 2 * EPS[stored] + 1e-6 if dtype == stored else 1e-5
-
-
-def reference(x, w, b, dy, stride, pad, dilation):
-    """Forward and gradients by torch in float64; all in NHWC order."""
-    x, w = nchw(x).requires_grad_(), nchw(w).requires_grad_()
-    y = torch.nn.functional.conv2d(x, w, None if b is None else to64(b), stride, pad, dilation)
-    y.backward(nchw(dy))
-    return nhwc(y.detach()), nhwc(x.grad), nhwc(w.grad)
-
-
-def check(case, dtype, tile, tile_wgrad=None, wrap=lambda t: t, tf32=False, rtol=None):
-    N, H, W, C, K, R, S, stride, pad, dilation = case
-    x, w, b = randn(N, H, W, C, dtype=dtype), randn(K, R, S, C, dtype=dtype, seed=1), randn(K, seed=2)
-    P, Q = (
-        output_size(H, R, stride[0], pad[0], pad[0], dilation[0]),
-        output_size(W, S, stride[1], pad[1], pad[1], dilation[1]),
-    )
-    dy = randn(N, P, Q, K, dtype=dtype, seed=3)
-    y64, dx64, dw64 = reference(x, w, b, dy, stride, pad, dilation)
-    window = {"stride": stride, "dilation": dilation, "tf32": tf32}
-    y, _ = conv2d_fwd(wrap(x), w, b, padding=(pad[0], pad[0], pad[1], pad[1]), tile=tile, **window)
-    dx, _ = conv2d_dgrad(wrap(dy), w, input_size=(H, W), pad=pad, tile=tile, **window)
-    dw = conv2d_wgrad(wrap(dy), wrap(x), kernel_size=(R, S), pad=pad, tile=tile_wgrad or tile, **window)
-    assert_close(y, y64, rtol or tolerance(dtype, dtype), what="y")
-    assert_close(dx, dx64, rtol or tolerance(dtype, dtype), what="dx")
-    assert_close(dw, dw64, rtol or tolerance(dtype, torch.float32), what="dw")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -87,30 +39,6 @@ def test_pitch(name):
     check(CASES[name], torch.float32, SMALL, wrap=lambda t: pitched(t, 5))
 
 
-@pytest.mark.skipif(not GPU, reason="the interpreter multiplies in float32 whatever is asked")
-@pytest.mark.parametrize(
-    "name", ["3x3", "rgb", "stride-2", "2x2-stride-2", "whole-boxes", "ragged", "dilated", "whole-patches"]
-)
-def test_tf32(name):
-    check({**CASES, **BOXES, **PATCHES}[name], torch.float32, None, tf32=True, rtol=2e-3)  # operands keep 11 bits
-
-
-# The tensor-map kernels, by explicit tile: on the interpreter in float32 too, which a GPU rounds to tf32.
-BOXES = {
-    "whole-boxes": (2, 8, 16, 16, 32, 3, 3, (1, 1), (1, 1), (1, 1)),
-    "ragged": (3, 7, 9, 32, 16, 3, 3, (1, 1), (1, 1), (1, 1)),
-    "dilated": (2, 8, 8, 32, 16, 3, 3, (1, 1), (2, 2), (2, 2)),
-    "no-padding": (1, 9, 12, 16, 48, 3, 3, (1, 1), (0, 0), (1, 1)),
-    "1x1": (1, 9, 5, 16, 16, 1, 1, (1, 1), (0, 0), (1, 1)),
-    "5x3": (1, 9, 8, 16, 16, 5, 3, (1, 1), (2, 1), (1, 1)),
-    "wide-dilation": (1, 9, 20, 16, 32, 3, 3, (1, 1), (0, 2), (1, 2)),
-    "3x1": (2, 7, 9, 16, 16, 3, 1, (1, 1), (1, 0), (1, 1)),
-}
-PATCHES = {
-    "whole-patches": (2, 8, 16, 32, 16, 2, 2, (2, 2), (0, 0), (1, 1)),
-    "ragged-patches": (3, 10, 14, 16, 48, 2, 2, (2, 2), (0, 0), (1, 1)),
-    "2x4-patches": (1, 6, 32, 16, 16, 2, 4, (2, 4), (0, 0), (1, 1)),
-}
 HALVES = [torch.bfloat16, torch.float16] if GPU else [torch.float32, torch.float16]
 
 
@@ -160,20 +88,6 @@ def test_partial_sums_of_three_small_taps_are_all_added():
 def test_patch(case, rows, dtype):
     tile = Tile("patch", 64, 64, 16, 4, 2, rows=rows)
     check(case, dtype, tile, Tile("patch", 64, 16, 32, 4, 2, splits=2, rows=rows), wrap=lambda t: pitched(t, 16))
-
-
-@pytest.mark.parametrize("name", ["whole-boxes", "ragged", "ragged-patches"])
-def test_tf32_weight_gradient_by_pairs_of_bfloat16(name):
-    """Three products of halves that keep 16 bits; the interpreter cuts bits off instead of rounding."""
-    tile = Tile("tensormap", 64, 32, 16, 4, 2, splits=2, rows=2)
-    if name in PATCHES:
-        tile = Tile("patch", 64, 16, 32, 4, 2, splits=2, rows=2)
-    N, H, W, C, K, R, S, stride, pad, dilation = {**BOXES, **PATCHES}[name]
-    P, Q = (output_size(s, R, stride[0], pad[0], pad[0], dilation[0]) for s in (H, W))
-    x, dy = pitched(randn(N, H, W, C), 16), pitched(randn(N, P, Q, K, seed=1), 16)
-    dw = conv2d_wgrad(dy, x, kernel_size=(R, S), stride=stride, pad=pad, dilation=dilation, tf32=True, tile=tile)
-    _, _, dw64 = reference(x, randn(K, R, S, C), None, dy, stride, pad, dilation)
-    assert_close(dw, dw64, 2**-13)
 
 
 @pytest.mark.parametrize("splits", [1, 3])
@@ -310,8 +224,7 @@ def test_nan_spreads():
 
 
 @pytest.mark.parametrize(("arch", "shared", "spare"), [("sm_90", 227, 0), ("sm_100", 227, 0), ("sm_120", 99, 1)])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_tiles_of_the_rules_fit_shared_memory(arch, shared, spare, dtype, monkeypatch):
+def test_tiles_of_the_rules_fit_shared_memory(arch, shared, spare, monkeypatch):
     """The stages of a pipeline do, of which the compiler spares one on sm_120."""
     monkeypatch.setattr(conv2d_tiles, "INTERPRET", False)
     monkeypatch.setattr(conv2d_tiles.tile_table, "lookup", lambda *_: None)
@@ -323,9 +236,9 @@ def test_tiles_of_the_rules_fit_shared_memory(arch, shared, spare, dtype, monkey
         for (n, (h, w), c, k), name in itertools.product(sizes, ["conv2d_fwd", "conv2d_dgrad", "conv2d_wgrad"]):
             g = Geometry(n, h, w, c, h, w, k, 3, 3, (1, 1), (1, 1), (1, 1))
             last = name == "conv2d_wgrad"
-            t = pick_tile.__wrapped__(name, g, torch.bfloat16 if last else dtype, "tensormap", arch)
+            t = pick_tile.__wrapped__(name, g, torch.bfloat16, "tensormap", arch)
             read = t.block_m + t.taps * t.block_n if last or t.taps == 1 else 6 * t.block_m // 4 + 3 * t.block_n
-            stage = read * t.block_k * (2 if last else dtype.itemsize)
+            stage = read * t.block_k * 2
             assert stage * (t.num_stages - spare) <= shared * 1024, (name, g, t)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import DEVICE, DTYPES, assert_close, gap_untouched, pitched, randn, to64
 
-from tritonnet.kernels.convert import bfloat16_pair, cast, copy, image_input, nchw_to_nhwc, nhwc_to_nchw
+from tritonnet.kernels.convert import cast, copy, image_input, nchw_to_nhwc, nhwc_to_nchw
 from tritonnet.kernels.runtime import INTERPRET, Refused
 
 SHAPES = {  # N, C, H, W
@@ -85,22 +85,6 @@ def test_image_input(shape: tuple[int, ...], source: torch.dtype, dtype: torch.d
     assert_close(image_input(x, mean, rstd, 1 / 255, dtype), expected, rtol)
     if source == torch.float32:
         assert_close(image_input(pitched(x), mean, rstd, 1 / 255, dtype), expected, rtol)
-
-
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_bfloat16_pair(shape: tuple[int, ...]) -> None:
-    x = pitched(randn(*shape).permute(0, 2, 3, 1).contiguous())
-    high, low = bfloat16_pair(x)
-    assert high.dtype == low.dtype == torch.bfloat16
-    left = (x.double() - high.double() - low.double()).abs()
-    assert (left <= x.double().abs() * 2**-15).all()  # 2**-16 but on the interpreter, which cuts bits off
-
-
-def test_bfloat16_pair_keeps_nan_and_infinity_in_the_first() -> None:
-    x = torch.tensor([float("inf"), -float("inf"), float("nan"), 0.0], device=DEVICE).view(1, 1, 1, 4)
-    high, low = bfloat16_pair(x)
-    assert torch.equal(high.float().cpu().nan_to_num(7.0), x.cpu().nan_to_num(7.0))
-    assert not low.float().any()
 
 
 def test_refuses() -> None:

@@ -1,6 +1,7 @@
 """Tiles: the table wins over the rule, what was pinned over the table, and what was chosen is noted."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,6 +35,26 @@ def test_choice_is_noted_and_can_be_pinned():
     pick_tile.cache_clear()
     assert pick_tile("conv2d_fwd", G, torch.float32, "gather", "sm_90") == other
     assert pick_tile("conv2d_fwd", G, torch.float32, "gather", "sm_80") != other
+
+
+def test_tf32_has_tiles_of_its_own_then_bfloat16s_then_the_rules(monkeypatch):
+    monkeypatch.setattr("tritonnet.kernels.conv2d_tiles.INTERPRET", False)
+    g = replace(G, C=16, K=32)
+    boxes = {"bfloat16": Tile("tensormap", 64, 64, 16, 4, 4), "tf32": Tile("tensormap", 128, 64, 16, 4, 3)}
+    gather = {"float32": Tile("gather", 32, 32, 16, 2, 2), "bfloat16": Tile("gather", 32, 32, 16, 4, 2)}
+    rule = pick_tile("conv2d_fwd", g, torch.float32, "tensormap", "sm_90")
+    assert rule.form == "tensormap"
+    for tiles, form, expected in (
+        (boxes, "tensormap", boxes["tf32"]), (boxes | gather, "tensormap", boxes["tf32"]),
+        ({"bfloat16": boxes["bfloat16"]}, "tensormap", boxes["bfloat16"]),
+        (gather, "tensormap", rule), (gather, "gather", gather["float32"]),
+    ):  # fmt: skip
+        monkeypatch.setattr(tile_table, "_pinned", {})
+        tile_table.pin({"sm_90": {"conv2d_fwd": {f"{g.key} {name}": vars(tile) for name, tile in tiles.items()}}})
+        pick_tile.cache_clear()
+        assert pick_tile("conv2d_fwd", g, torch.float32, form, "sm_90") == expected
+        noted = "float32" if form == "gather" else "tf32"
+        assert tile_table.chosen()["sm_90"]["conv2d_fwd"][f"{g.key} {noted}"] == vars(expected)
 
 
 def test_user_table_wins_over_the_shipped_one(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import GPU, assert_close
 
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile
 from tritonnet.kernels.runtime import arch
@@ -21,6 +22,16 @@ SHAPES = {
 @pytest.mark.parametrize("g", SHAPES.values(), ids=SHAPES)
 def test_a_problem_is_read_back_from_its_name(g):
     assert Problem("conv2d_fwd", f"{g.key} float32", "gather").sizes() == (g, torch.float32)
+    assert Problem("conv2d_fwd", f"{g.key} tf32", "tensormap").sizes() == (g, torch.float32)
+
+
+@pytest.mark.parametrize("name", ["conv2d_fwd", "conv2d_dgrad", "conv2d_wgrad"])
+def test_tf32_is_compared_with_the_pointer_kernels(name):
+    g = SHAPES["3x3"]
+    call = Problem(name, f"{g.key} tf32", "tensormap").call()
+    ours, expected = call(Tile("tensormap", 64, 64, 16, 4, 2, rows=4)), call(Tile("gather", 32, 32, 16, 4, 2))
+    assert ours.dtype == expected.dtype == torch.float32
+    assert_close(ours, expected, 2**-11 if not GPU else 2**-9)
 
 
 @pytest.mark.parametrize("name", ["conv2d_fwd", "conv2d_dgrad", "conv2d_wgrad"])

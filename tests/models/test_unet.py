@@ -305,6 +305,31 @@ def test_lower_precisions(precision, rtol) -> None:
         assert_close(got, theirs.double().eval()(to64(x)), rtol)
 
 
+def test_training_in_tf32(tensor_maps) -> None:
+    """Beside float32; and the scaled copies of the weights follow each step."""
+    losses, states = [], []
+    for precision in ("tf32", "fp32"):
+        tn.manual_seed(5)
+        model = models.UNet(3, 2, base_channels=16, depth=1)
+        optimizer = tn.optim.SGD(model.parameters(), lr=1e-2)
+        with tn.precision(precision):
+            for step in range(2):
+                x, target = randn(1, 3, 8, 8, seed=step), (randn(1, 8, 8, seed=step + 9) > 0).long()
+                loss = nn.CrossEntropyLoss()(model(tn.from_torch(x)), tn.from_torch(target))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            model.eval()
+            with tn.no_grad():
+                after = model(tn.from_torch(x)).torch()
+                model.load_state_dict({key: value.numpy() for key, value in model.state_dict().items()})
+                assert torch.equal(after, model(tn.from_torch(x)).torch())
+        states.append(torch.cat([to64(p.torch()).flatten() for p in model.parameters()]))
+    assert losses[:2] == pytest.approx(losses[2:], rel=2**-11 if not GPU else 2**-9)
+    assert_close(*states, 1e-4)  # steps of a hundredth, off by a few 2^-11
+
+
 REFUSED = {
     "upsample": (
         lambda: models.UNet(3, 2, upsample="nearest"),

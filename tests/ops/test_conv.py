@@ -8,12 +8,13 @@ from hypothesis import assume, given, settings
 
 import tritonnet as tn
 from tritonnet import nn, ops
+from tritonnet.kernels.runtime import observing
 from tritonnet.nn import functional as F
 
 TORCH = torch.nn.functional
 
 
-def compare(ours, theirs, x, w, b, **window):
+def compare(ours, theirs, x, w, b, rtol=1e-5, **window):
     """Forward and every gradient against float64 torch."""
     tensors = [tn.from_torch(t, requires_grad=True) for t in (x, w, b)]
     doubles = [to64(t).requires_grad_() for t in (x, w, b)]
@@ -22,10 +23,10 @@ def compare(ours, theirs, x, w, b, **window):
     y.backward(tn.from_torch(dy))
     y64.backward(to64(dy))
     assert y.shape == tuple(y64.shape)
-    assert_close(y.torch(), y64, 1e-5, what="y")
+    assert_close(y.torch(), y64, rtol, what="y")
     for name, t, d in zip("xwb", tensors, doubles, strict=True):
         # a bias gradient may be a small rest of terms near 1: its error is measured against those
-        assert_close(t.grad.torch(), d.grad, 1e-5, atol=1e-5 if name == "b" else 0.0, what=f"d{name}")
+        assert_close(t.grad.torch(), d.grad, rtol, atol=1e-5 if name == "b" else 0.0, what=f"d{name}")
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -139,6 +140,62 @@ def test_batch_norm_relu_conv2d_is_its_parts(training, precision):
     tolerance = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 2e-2}[precision]
     for name, ours, expected in zip(("z", "dx", "dw", "dscale", "dshift", "mean"), *results, strict=True):
         assert_close(ours.torch(), expected.torch(), tolerance, what=name)
+
+
+def moments_of(x, w, b, **window):
+    return ops.conv2d_moments(x, w, b, **window)[0]
+
+
+TF32 = {  # ours, torch's, x, w, window, how many buffers are scaled: x, w and dy, or none
+    "3x3": (F.conv2d, TORCH.conv2d, (2, 16, 9, 10), (32, 16, 3, 3), {"padding": 1}, 3),
+    "moments": (moments_of, TORCH.conv2d, (2, 16, 9, 10), (32, 16, 3, 3), {"padding": 1}, 3),
+    "even-same": (F.conv2d, TORCH.conv2d, (1, 16, 7, 6), (16, 16, 2, 4), {"padding": "same"}, 3),
+    "patches": (F.conv2d, TORCH.conv2d, (2, 16, 8, 6), (16, 16, 2, 2), {"stride": 2}, 3),
+    "2x2-stride-2": (F.conv_transpose2d, TORCH.conv_transpose2d, (2, 32, 5, 4), (32, 16, 2, 2), {"stride": 2}, 3),
+    "transposed-3x3": (F.conv_transpose2d, TORCH.conv_transpose2d, (2, 16, 5, 4), (16, 16, 3, 3), {"padding": 1}, 3),
+    "stride-2": (F.conv2d, TORCH.conv2d, (2, 16, 8, 6), (16, 16, 3, 3), {"stride": 2, "padding": 1}, 0),
+    "rgb": (F.conv2d, TORCH.conv2d, (1, 3, 8, 6), (16, 3, 3, 3), {"padding": 1}, 0),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch copies the image for even windows
+@pytest.mark.parametrize(("ours", "theirs", "x", "w", "window", "scaled"), TF32.values(), ids=TF32)
+def test_tf32_scales_each_buffer_once(ours, theirs, x, w, window, scaled, tensor_maps):
+    tn.set_precision("tf32")
+    launches = []
+    with observing(lambda name, *_: launches.append(name)):
+        compare(
+            ours, theirs, randn(*x) * 1e3, randn(*w, seed=1), randn(16 if ours is F.conv_transpose2d else w[0], seed=2),
+            rtol=2**-11 if scaled or not GPU else 2**-9, **window,
+        )  # fmt: skip
+    assert launches.count("_scaled_kernel") == scaled
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_batch_norm_relu_conv2d_in_tf32(recompute, tensor_maps):
+    """Against the same by float32 products, whose ReLU cuts the same values off."""
+    results, launches = [], []
+    for precision in ("tf32", "fp32"):
+        tn.set_precision(precision)
+        norm = nn.BatchNorm2d(16)
+        inputs = [randn(2, 16, 7, 6), randn(32, 16, 3, 3, seed=5) / 12, randn(32, seed=6)]
+        x, w, b = (tn.from_torch(t, requires_grad=True) for t in inputs)
+        with observing(lambda name, *_: launches.append(name)):
+            y, _ = ops.batch_norm_relu_conv2d(x, norm.arguments(), w, b, padding=1, recompute=recompute)
+            y.backward(tn.from_torch(randn(2, 32, 7, 6, seed=7)))
+        results.append([y, x.grad, w.grad, norm.weight.grad, norm.bias.grad])
+    assert launches.count("_scaled_kernel") == 3 + recompute
+    for name, ours, expected in zip(("y", "dx", "dw", "dscale", "dshift"), *results, strict=True):
+        assert_close(ours.torch(), expected.torch(), 2**-11, what=name)
+
+
+def test_tf32_writes_slices_that_no_tensor_map_can_describe(tensor_maps):
+    tn.set_precision("tf32")
+    x, w = randn(1, 16, 6, 5), randn(16, 16, 3, 3, seed=1)
+    out = pitched(torch.zeros(1, 6, 5, 16, device=DEVICE), 3)
+    y = F.conv2d(tn.from_torch(x, requires_grad=True), tn.from_torch(w, requires_grad=True), padding=1, out=out)
+    y.sum().backward()
+    assert_close(y.torch(), TORCH.conv2d(to64(x), to64(w), padding=1), 2**-9)
 
 
 def test_weight_gradients_are_whole_before_anything_reads_them():

@@ -10,6 +10,7 @@ import tritonnet as tn
 from tritonnet import optim
 from tritonnet.kernels import fault, tensor_table
 from tritonnet.kernels.runtime import Refused
+from tritonnet.kernels.scaled import scaled
 
 SHAPES = [(5,), (3, 2, 3, 3), (), (7, 130), (70001,), (1,)]  # the fifth is past a block
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -97,6 +98,25 @@ def test_16_bit_copy_is_written_in_the_same_step(case: str, dtype: torch.dtype) 
             assert p.low is lows[i]
             assert torch.equal(p.low, tn.from_torch(p.data.clone().view(-1)).to(dtype).data.view(p.low.shape))
             assert_close(p.low, p.data, 2**-7)
+
+
+@pytest.mark.parametrize("case", ["sgd-momentum", "adamw"])
+def test_scaled_copy_is_written_in_the_same_step(case: str) -> None:
+    name, settings = OPTIMIZERS[case]
+    params = parameters()
+    optimizer = getattr(optim, name)(params, **settings)
+    copies = {i: params[i].scaled() for i in (0, 1, 4)}
+    for step in range(2):
+        give(params, [], step)
+        optimizer.step()
+    for i, p in enumerate(params):
+        assert p.low is copies.get(i)
+        if i in copies:
+            fresh = scaled(p.data)
+            assert torch.equal(p.low.values, fresh.values)
+            assert torch.equal(p.low.inverse, fresh.inverse)
+    params[0].changed()
+    assert params[0].scaled() is not copies[0]
 
 
 @pytest.mark.parametrize(

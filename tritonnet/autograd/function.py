@@ -57,8 +57,8 @@ class Context:
     def __getattr__(self, name: str) -> Any:  # only reached for attributes that forward did not set
         raise AttributeError(f"forward did not set ctx.{name}")
 
-    def save(self, *buffers: Buffer | None) -> None:
-        """Keep buffers for the backward; they come back as `ctx.saved`."""
+    def save(self, *buffers: Buffer | tuple[Buffer, ...] | None) -> None:
+        """Keep buffers, or tuples of them, for the backward; they come back as `ctx.saved`."""
         self.saved = buffers
 
 

@@ -3,7 +3,7 @@
 | name | activations | matrix products |
 |--|--|--|
 | fp32 | float32 | float32 (IEEE) |
-| tf32 | float32 | operands rounded to tf32, sums in float32 |
+| tf32 | float32 | operands rounded to 11 bits (tf32 or scaled float16), sums in float32 |
 | bf16 | bfloat16 | bfloat16 operands, sums in float32 |
 | fp16 | float16 | float16 operands, sums in float32 (no loss scaling) |
 

@@ -15,6 +15,7 @@ from tritonnet.kernels import fault, runtime
 from tritonnet.kernels.convert import cast, nchw_to_nhwc, nhwc_to_nchw
 from tritonnet.kernels.fill import fill
 from tritonnet.kernels.runtime import Refused, logical, refuse
+from tritonnet.kernels.scaled import Scaled, scaled
 
 __all__ = [
     "Parameter",
@@ -236,7 +237,7 @@ class Tensor:
 
 
 class Parameter(Tensor):
-    """A leaf that a module trains: float32, with a 16-bit copy for 16-bit precisions.
+    """A leaf that a module trains: float32, with a 16-bit copy for the precision in use, a scaled one for tf32.
 
     Whoever changes `data` in place calls `changed`; an optimizer that wrote `low`, the 16-bit copy if one is in use, too
     says so.
@@ -248,7 +249,7 @@ class Parameter(Tensor):
         if not isinstance(data, Tensor | Buffer):
             refuse("Parameter", f"data must be a tritonnet Tensor, got {type(data).__name__}; tn.tensor(...) makes one")
         super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad=requires_grad)
-        self.low: Buffer | None = None
+        self.low: Buffer | Scaled | None = None
 
     def changed(self, low_is_fresh: bool = False) -> None:
         """Count a change of `data`; without `low_is_fresh` the 16-bit copy is made anew when next used."""
@@ -260,9 +261,15 @@ class Parameter(Tensor):
         """This parameter for a kernel that reads `dtype`: itself, or its 16-bit copy with the same gradient target."""
         if dtype == self.data.dtype:
             return self
-        if self.low is None or self.low.dtype != dtype:
+        if not isinstance(self.low, Buffer) or self.low.dtype != dtype:
             self.low = cast(self.data, dtype)
         return _Alias(self.low, self)
+
+    def scaled(self) -> Scaled:
+        """Its scaled float16 copy."""
+        if not isinstance(self.low, Scaled):
+            self.low = scaled(self.data)
+        return self.low
 
 
 class _Alias(Tensor):

@@ -16,6 +16,7 @@ import torch
 from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, pick_tile, split_count, wgrad_tiles
 from tritonnet.kernels.runtime import arch, cdiv, multiprocessors, next_power_of_2
+from tritonnet.kernels.scaled import scaled
 from tritonnet.measure.timer import measure
 from tritonnet.ops import mse_loss, randn, relu
 
@@ -97,7 +98,7 @@ def _weight_tiles(g: Geometry, form: str) -> Iterable[Tile]:
 
 @dataclass(frozen=True)
 class Problem:
-    """One pass of one convolution: `key` is its name in a tile table, "C-K RxSs<stride>d<dilation> NxPxQ dtype"."""
+    """One pass of one convolution: `key` is its name in a tile table, "C-K RxSs<stride>d<dilation> NxPxQ dtype" (or tf32)."""
 
     name: str
     key: str
@@ -112,7 +113,7 @@ class Problem:
         pad = tuple(spread * (t - 1) // 2 if step == 1 else 0 for t in (r, s))
         h, w = ((o - 1) * step + spread * (t - 1) + 1 - 2 * a for o, t, a in zip((p, q), (r, s), pad, strict=True))
         g = Geometry(n, h, w, c, p, q, k, r, s, (step, step), (pad[0], pad[1]), (spread, spread))
-        return g, getattr(torch, dtype)
+        return g, torch.float32 if dtype == "tf32" else getattr(torch, dtype)
 
     def call(self) -> Callable[[Tile | None], Buffer]:
         """The pass over random numbers, by a tile."""
@@ -120,13 +121,20 @@ class Problem:
         window: dict[str, Any] = {"stride": g.stride, "dilation": g.dilation, "tf32": dtype == torch.float32}
         x = relu(randn(g.N, g.C, g.H, g.W)).to(dtype).data
         dy, w = randn(g.N, g.K, g.P, g.Q).to(dtype).data, randn(g.K, g.C, g.R, g.S).to(dtype).data
+        a, b = (x, w) if self.name == "conv2d_fwd" else (dy, w if self.name == "conv2d_dgrad" else x)
+        # scaling is no part of a pass's time; the pointer kernels read float32
+        ready = (scaled(a), scaled(b)) if self.key.endswith("tf32") else (a, b)
+
+        def operands(tile: Tile | None) -> Any:
+            return (a, b) if tile is not None and tile.form == "gather" else ready
+
         if self.name == "conv2d_fwd":
             edges = (g.pad[0], g.pad[0], g.pad[1], g.pad[1])
-            return lambda tile: conv2d_fwd(x, w, padding=edges, tile=tile, **window)[0]
+            return lambda tile: conv2d_fwd(*operands(tile), padding=edges, tile=tile, **window)[0]
         window["pad"] = g.pad
         if self.name == "conv2d_dgrad":
-            return lambda tile: conv2d_dgrad(dy, w, input_size=(g.H, g.W), tile=tile, **window)[0]
-        return lambda tile: conv2d_wgrad(dy, x, kernel_size=(g.R, g.S), tile=tile, **window)
+            return lambda tile: conv2d_dgrad(*operands(tile), input_size=(g.H, g.W), tile=tile, **window)[0]
+        return lambda tile: conv2d_wgrad(*operands(tile), kernel_size=(g.R, g.S), tile=tile, **window)
 
 
 def _check(problem: Problem) -> list[Tile]:

@@ -16,9 +16,18 @@ from tritonnet.autograd import (
     uses_tf32,
 )
 from tritonnet.kernels.batch_norm import Norm, Running, batch_norm_bwd, batch_norm_fwd
-from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad, same_padding, transposed_size
+from tritonnet.kernels.conv2d import (
+    conv2d_dgrad,
+    conv2d_fwd,
+    conv2d_wgrad,
+    dgrad_scales,
+    fwd_scales,
+    same_padding,
+    transposed_size,
+)
 from tritonnet.kernels.head import head_bwd, head_fits, head_fwd
 from tritonnet.kernels.runtime import beside, refuse
+from tritonnet.kernels.scaled import Operand, Scaled, scaled
 from tritonnet.kernels.sum import pixel_sum
 from tritonnet.ops.norm import Moments, check, statistics
 from tritonnet.ops.shape import to
@@ -29,9 +38,19 @@ Buffer = torch.Tensor
 Size = int | tuple[int, int]
 
 
-def _weight_gradient(dy: Buffer, x: Buffer, **window: Any) -> Buffer:
+def _like(x: Buffer, other: Operand | None) -> Operand:
+    """A float32 buffer as what it is multiplied with: scaled, or as it is."""
+    return scaled(x) if isinstance(other, Scaled) else x
+
+
+def _half(weight: Tensor) -> Scaled:
+    return weight.scaled() if isinstance(weight, Parameter) else scaled(weight.data)
+
+
+def _weight_gradient(dy: Operand, x: Operand, **window: Any) -> Buffer:
     """`conv2d_wgrad`, which nothing waits for before the optimizer."""
-    with beside(dy, x) as written:
+    read = [b for operand in (dy, x) for b in (operand if isinstance(operand, Scaled) else [operand])]
+    with beside(*read) as written:
         dw = conv2d_wgrad(dy, x, **window)
         written.append(dw)
     return dw
@@ -39,41 +58,44 @@ def _weight_gradient(dy: Buffer, x: Buffer, **window: Any) -> Buffer:
 
 class Conv2dFunction(Function):
     @staticmethod
-    def forward(ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, **window: Any) -> Any:
+    def forward(ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, *, half: Scaled | None, **window: Any) -> Any:
         ctx.window = {key: window[key] for key in ("stride", "dilation", "tf32")}
-        ctx.pad = window["padding"][0], window["padding"][2]
-        ctx.save(x, w)
-        y, moments = conv2d_fwd(x, w, bias, **window)
+        ctx.size, ctx.kernel, ctx.pad = tuple(x.shape[1:3]), tuple(w.shape[1:3]), window["padding"][::2]
+        image, weight = _like(x, half), half or w
+        ctx.save(image, weight)
+        y, moments = conv2d_fwd(image, weight, bias, **window)
         return (y, *moments) if moments is not None else (y, None) if window["statistics"] else y
 
     @staticmethod
     def backward(ctx: Context, dy: Buffer, *_: object) -> tuple[Buffer | None, ...]:
         x, w = ctx.saved
-        size, kernel = (x.shape[1], x.shape[2]), (w.shape[1], w.shape[2])
-        dw = _weight_gradient(dy, x, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[1] else None
-        dx = conv2d_dgrad(dy, w, input_size=size, pad=ctx.pad, **ctx.window)[0] if ctx.needs[0] else None
+        gradient = _like(dy, w)
+        dw = _weight_gradient(gradient, x, kernel_size=ctx.kernel, pad=ctx.pad, **ctx.window) if ctx.needs[1] else None
+        dx = conv2d_dgrad(gradient, w, input_size=ctx.size, pad=ctx.pad, **ctx.window)[0] if ctx.needs[0] else None
         return dx, dw, pixel_sum(dy) if ctx.needs[2] else None
 
 
 class ConvTranspose2dFunction(Function):
     @staticmethod
     def forward(
-        ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, *, size: Any, out: Any, **window: Any
-    ) -> Buffer:
-        ctx.window = window
-        ctx.save(x, w)
-        return conv2d_dgrad(x, w, bias, input_size=size, out=out, **window)[0]
+        ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, *, half: Scaled | None, input_size: Any, out: Any, **window: Any
+    ) -> Buffer:  # fmt: skip
+        ctx.window, ctx.size, ctx.kernel = window, tuple(x.shape[1:3]), tuple(w.shape[1:3])
+        image, weight = _like(x, half), half or w
+        ctx.save(image, weight)
+        return conv2d_dgrad(image, weight, bias, input_size=input_size, out=out, **window)[0]
 
     @staticmethod
     def backward(ctx: Context, dy: Buffer) -> tuple[Buffer | None, ...]:
         x, w = ctx.saved
         (top, left), (sh, sw), (dh, dw_) = ctx.window["pad"], ctx.window["stride"], ctx.window["dilation"]
         # what must lie below and to the right of dy for the convolution to give exactly x's size
-        bottom = (x.shape[1] - 1) * sh + dh * (w.shape[1] - 1) + 1 - dy.shape[1] - top
-        right = (x.shape[2] - 1) * sw + dw_ * (w.shape[2] - 1) + 1 - dy.shape[2] - left
+        bottom = (ctx.size[0] - 1) * sh + dh * (ctx.kernel[0] - 1) + 1 - dy.shape[1] - top
+        right = (ctx.size[1] - 1) * sw + dw_ * (ctx.kernel[1] - 1) + 1 - dy.shape[2] - left
+        gradient = _like(dy, w)
         window = {key: ctx.window[key] for key in ("stride", "dilation", "tf32")}
-        dw = _weight_gradient(x, dy, kernel_size=(w.shape[1], w.shape[2]), **ctx.window) if ctx.needs[1] else None
-        dx = conv2d_fwd(dy, w, padding=(top, bottom, left, right), **window)[0] if ctx.needs[0] else None
+        dw = _weight_gradient(x, gradient, kernel_size=ctx.kernel, **ctx.window) if ctx.needs[1] else None
+        dx = conv2d_fwd(gradient, w, padding=(top, bottom, left, right), **window)[0] if ctx.needs[0] else None
         return dx, dw, pixel_sum(dy) if ctx.needs[2] else None
 
 
@@ -81,7 +103,8 @@ class BatchNormReluConv2dFunction(Function):
     @staticmethod
     def forward(
         ctx: Context, x: Buffer, scale: Buffer | None, shift: Buffer | None, w: Buffer, bias: Buffer | None, *,
-        running: Running | None, training: bool, moments: Moments | None, eps: float, recompute: bool, **window: Any,
+        half: Scaled | None, running: Running | None, training: bool, moments: Moments | None, eps: float, recompute: bool,
+        **window: Any,
     ) -> Any:  # fmt: skip
         mean, var = statistics(x, running, training, moments, any(ctx.needs))
         ctx.norm, ctx.training = Norm(mean, var, scale, shift, eps), training
@@ -93,9 +116,10 @@ class BatchNormReluConv2dFunction(Function):
             return head_fwd(x, ctx.norm, w, bias, tf32=ctx.tf32), None
         between = batch_norm_fwd(x, mean, var, scale, shift, eps=eps, relu=True)
         ctx.window = {key: window[key] for key in ("stride", "dilation", "tf32")}
-        ctx.pad = window["padding"][0], window["padding"][2]
-        ctx.save(x, None if recompute else between, w)
-        y, moments = conv2d_fwd(between, w, bias, **window)
+        ctx.size, ctx.kernel, ctx.pad = tuple(x.shape[1:3]), tuple(w.shape[1:3]), window["padding"][::2]
+        image, weight = _like(between, half), half or w
+        ctx.save(x, None if recompute else image, weight)
+        y, moments = conv2d_fwd(image, weight, bias, **window)
         return (y, *moments) if moments is not None else (y, None)
 
     @staticmethod
@@ -106,11 +130,12 @@ class BatchNormReluConv2dFunction(Function):
             gradients = head_bwd(dy, x, ctx.norm, w, tf32=ctx.tf32, training=ctx.training)
         else:
             x, between, w = ctx.saved
-            norm, size, kernel = ctx.norm, (x.shape[1], x.shape[2]), (w.shape[1], w.shape[2])
+            norm, gradient = ctx.norm, _like(dy, w)
             if between is None:
-                between = batch_norm_fwd(x, *norm.buffers, eps=norm.eps, relu=True)
-            dw = _weight_gradient(dy, between, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[3] else None
-            between, sums = conv2d_dgrad(dy, w, input_size=size, pad=ctx.pad, norm=norm, z=x, **ctx.window)
+                between = _like(batch_norm_fwd(x, *norm.buffers, eps=norm.eps, relu=True), w)
+            window = {"pad": ctx.pad, **ctx.window}
+            dw = _weight_gradient(gradient, between, kernel_size=ctx.kernel, **window) if ctx.needs[3] else None
+            between, sums = conv2d_dgrad(gradient, w, input_size=ctx.size, norm=norm, z=x, **window)
             first = batch_norm_bwd(between, x, *norm.buffers, eps=norm.eps, relu=True, training=ctx.training, sums=sums)
             gradients = (*first, dw, pixel_sum(dy) if ctx.needs[4] else None)
         return tuple(g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
@@ -183,8 +208,9 @@ def _convolve(
     x, w = _images(op, input, weight, groups)
     steps, spread = pair(op, "stride", stride, 1), pair(op, "dilation", dilation, 1)
     pads = _padding(op, padding, weight, steps, spread)
-    window = {"stride": steps, "padding": pads, "dilation": spread, "tf32": uses_tf32()}
-    return function.apply(x, *before, w, bias, **window, **more)
+    window: dict[str, Any] = {"stride": steps, "padding": pads, "dilation": spread, "tf32": uses_tf32()}
+    half = _half(w) if fwd_scales(x.data, w.data, **window, **more) else None
+    return function.apply(x, *before, w, bias, half=half, **window, **more)
 
 
 def conv2d(
@@ -303,6 +329,13 @@ def conv_transpose2d(
     )
     if min(size) < 1:
         refuse(op, f"the output must have at least one pixel, got {size[0]}x{size[1]}; lower padding")
-    return ConvTranspose2dFunction.apply(  # type: ignore[no-any-return]
-        x, w, bias, size=size, out=out, stride=steps, pad=pad, dilation=spread, tf32=uses_tf32()
-    )
+    window: dict[str, Any] = {
+        "input_size": size,
+        "stride": steps,
+        "pad": pad,
+        "dilation": spread,
+        "tf32": uses_tf32(),
+        "out": out,
+    }
+    half = _half(w) if dgrad_scales(x.data, w.data, **window) else None
+    return ConvTranspose2dFunction.apply(x, w, bias, half=half, **window)  # type: ignore[no-any-return]

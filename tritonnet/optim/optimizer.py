@@ -16,6 +16,7 @@ from tritonnet.kernels import runtime
 from tritonnet.kernels.convert import as_dtype, cast
 from tritonnet.kernels.fill import fill
 from tritonnet.kernels.runtime import only, refuse
+from tritonnet.kernels.scaled import Scaled, scaled_again
 from tritonnet.kernels.tensor_table import Tables
 
 __all__ = ["Optimizer"]
@@ -139,8 +140,12 @@ class Optimizer:
                     if slot not in state:
                         made = runtime.empty(() if slot == "step" else tuple(p.data.shape), torch.float32)
                         state[slot] = Tensor(fill(made, self.initial(group, slot)))
-            lows = [p.low if isinstance(p, Parameter) else None for p in params]
+            copies = [p.low if isinstance(p, Parameter) else None for p in params]
+            lows = [None if isinstance(copy, Scaled) else copy for copy in copies]
             self.update(group, params, grads, lows, lr)
+            scaled_again(
+                self._tables, [(p.data, c) for p, c in zip(params, copies, strict=True) if isinstance(c, Scaled)]
+            )
             for p in params:
                 p.changed(low_is_fresh=True)
         return result
