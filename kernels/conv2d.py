@@ -17,9 +17,13 @@ This module holds what the three passes share, and the launchers; the kernels ar
 - `conv2d_tensormap`: tensor-map (TMA) loads, Hopper and later; stride 1, 16-bit or tf32, channels in multiples of 16;
 - `conv2d_patch`: the same for a window that equals its stride (the U-Net's 2x2 stride 2).
 
+A large image of few channels becomes one of more by `unfold` first, which the op keeps for the weight gradient.
+
 Deterministic: every output has one writer; sums that several programs share are float32 partial sums, added in a fixed
 order. FLOPs: 2 * N*P*Q * K * R*S*C each pass; bytes: each image once, plus the partial sums.
 """
+
+from dataclasses import replace
 
 import torch
 
@@ -28,7 +32,7 @@ from tritonnet.kernels.batch_norm import Norm
 from tritonnet.kernels.batch_norm_stats import check_vectors
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, kernel_form, pick_tile
 from tritonnet.kernels.convert import bfloat16_pair
-from tritonnet.kernels.runtime import arch, check_dtype, empty, image, image_of, refuse
+from tritonnet.kernels.runtime import arch, cdiv, check_dtype, empty, image, image_of, refuse
 
 __all__ = ["Tile", "conv2d_dgrad", "conv2d_fwd", "conv2d_wgrad", "output_size", "same_padding", "transposed_size"]
 
@@ -224,7 +228,9 @@ def conv2d_wgrad(
     _check_window(op, stride, dilation)
     R, S = kernel_size
     g = Geometry(N, H, W, C, P, Q, K, R, S, stride, pad, dilation)
-    form = tile.form if tile else kernel_form(g, (dy, x), tf32)
+    # of patches (`unfold`) the channels that count end anywhere: no weights are read, and the rest of a step reads as zeros
+    patches = kernel_size == (1, 1) and x.dtype != torch.float32
+    form = tile.form if tile else kernel_form(replace(g, C=cdiv(C, 16) * 16) if patches else g, (dy, x), tf32)
     pairs = [(dy, x)]
     if tf32 and x.dtype == torch.float32 and form != "gather":
         (dy_high, dy_low), (x_high, x_low) = bfloat16_pair(dy), bfloat16_pair(x)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import assert_close
 
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile
 from tritonnet.kernels.runtime import arch
@@ -41,6 +42,12 @@ def test_boxes_of_candidates_are_powers_of_two(name, height, monkeypatch):
         sides = tile.images, tile.rows, pixels // tile.images // tile.rows
         assert all(side & (side - 1) == 0 for side in sides)
         assert sides[0] * sides[1] * sides[2] == pixels
+
+
+def test_patches_lie_in_rows_that_a_tensor_map_takes():
+    """27 channels count of the 32 that `unfold` writes."""
+    call = Problem("conv2d_wgrad", "27-16 1x1s1d1 2x4x8 float16", "tensormap").call()
+    assert_close(call(Tile("tensormap", 64, 32, 16, 4, 2, splits=2)), call(Tile("gather", 16, 16, 16, 4, 2)), 1e-5)
 
 
 @pytest.mark.parametrize("name", ["conv2d_fwd", "conv2d_dgrad", "conv2d_wgrad"])

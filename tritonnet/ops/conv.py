@@ -20,6 +20,7 @@ from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad, sam
 from tritonnet.kernels.head import head_bwd, head_fits, head_fwd
 from tritonnet.kernels.runtime import beside, refuse
 from tritonnet.kernels.sum import pixel_sum
+from tritonnet.kernels.unfold import unfold, unfolds
 from tritonnet.ops.norm import Moments, check, statistics
 from tritonnet.ops.shape import to
 
@@ -29,10 +30,11 @@ Buffer = torch.Tensor
 Size = int | tuple[int, int]
 
 
-def _weight_gradient(dy: Buffer, x: Buffer, **window: Any) -> Buffer:
-    """`conv2d_wgrad`, which nothing waits for before the optimizer."""
+def _weight_gradient(dy: Buffer, x: Buffer, shape: torch.Size | None = None, **window: Any) -> Buffer:
+    """`conv2d_wgrad`, which nothing waits for before the optimizer; its numbers as `shape`."""
     with beside(dy, x) as written:
         dw = conv2d_wgrad(dy, x, **window)
+        dw = dw if shape is None else dw.view(shape)
         written.append(dw)
     return dw
 
@@ -41,17 +43,24 @@ class Conv2dFunction(Function):
     @staticmethod
     def forward(ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, **window: Any) -> Any:
         ctx.window = {key: window[key] for key in ("stride", "dilation", "tf32")}
-        ctx.pad = window["padding"][0], window["padding"][2]
+        ctx.pad, ctx.size = (window["padding"][0], window["padding"][2]), (x.shape[1], x.shape[2])
+        steps = {key: window[key] for key in ("stride", "padding", "dilation")}
+        weights, ctx.patches = w, unfolds(x, w, **steps)
+        if ctx.patches:
+            x, weights = unfold(x, w, **steps)
+            window |= {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1)}
         ctx.save(x, w)
-        y, moments = conv2d_fwd(x, w, bias, **window)
+        y, moments = conv2d_fwd(x, weights, bias, **window)
         return (y, *moments) if moments is not None else (y, None) if window["statistics"] else y
 
     @staticmethod
     def backward(ctx: Context, dy: Buffer, *_: object) -> tuple[Buffer | None, ...]:
         x, w = ctx.saved
-        size, kernel = (x.shape[1], x.shape[2]), (w.shape[1], w.shape[2])
-        dw = _weight_gradient(dy, x, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[1] else None
-        dx = conv2d_dgrad(dy, w, input_size=size, pad=ctx.pad, **ctx.window)[0] if ctx.needs[0] else None
+        window = {"kernel_size": (w.shape[1], w.shape[2]), "pad": ctx.pad, **ctx.window}
+        if ctx.patches:
+            x, window = x[..., : w[0].numel()], {"kernel_size": (1, 1), "tf32": ctx.window["tf32"]}
+        dw = _weight_gradient(dy, x, w.shape, **window) if ctx.needs[1] else None
+        dx = conv2d_dgrad(dy, w, input_size=ctx.size, pad=ctx.pad, **ctx.window)[0] if ctx.needs[0] else None
         return dx, dw, pixel_sum(dy) if ctx.needs[2] else None
 
 
