@@ -1,7 +1,8 @@
 """Convolutions and transposed convolutions of the U-Net at 256x256, each pass against cuDNN.
 
 `--batch` and `--precision` choose others than 16 and bf16. FLOPs: 2 * pixels * C * K * taps each pass; bytes: the two
-images and the weights, once.
+images and the weights, once. The first convolution is timed as a training step runs it: patches, where it takes that way, are
+made by the forward and kept for the weight gradient.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,10 @@ import pytest
 import torch
 
 from bench.cases import LOW, Case, fitted, let_torch_be_fast, nbytes, nchw, randn
+from tritonnet.autograd import Context
 from tritonnet.kernels import conv2d as conv
+from tritonnet.kernels.runtime import join
+from tritonnet.ops.conv import Conv2dFunction
 
 # (C, K, height = width) of the U-Net's 3x3 convolutions at 256x256, encoder and decoder
 LAYERS = [
@@ -54,6 +58,8 @@ class Layer:
         self.taps = 2 if self.up else 1 if name.startswith("last_") else 3
         self.w = random(c, k, 2, 2) if self.up else random(k, c, self.taps, self.taps)
         self.flops = 2 * batch * small * small * c * k * self.taps**2
+        if name == "first_wgrad":
+            self.kept = self.first(*(t.permute(0, 2, 3, 1) for t in (self.x, self.w)))
 
     def versus(self) -> Case:
         """Ours beside theirs. A sum of rounded products errs by 1e-2 at most, also with tf32's 10 bits."""
@@ -72,11 +78,23 @@ class Layer:
             result = torch.ops.aten.convolution(self.x, self.w, None, stride, pad, [1, 1], self.up, [0, 0], 1)
         return result.permute(0, 2, 3, 1)
 
+    def first(self, x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, Context]:
+        """A network's first convolution by its op, and what that keeps: the image or its patches, which the forward makes."""
+        ctx = Context((False, True, False))
+        window = {"stride": (1, 1), "padding": (self.taps // 2,) * 4, "dilation": (1, 1), "tf32": self.tf32}
+        return Conv2dFunction.forward(ctx, x, w, None, statistics=False, **window), ctx
+
     def ours(self) -> torch.Tensor:
         """The same by our launchers."""
         x, dy, w = (t.permute(0, 2, 3, 1) for t in (self.x, self.dy, self.w))
         side = self.case[3]
-        name = self.case[0].removeprefix("first_").removeprefix("last_")
+        name = self.case[0].removeprefix("last_")
+        if name == "first_fwd":
+            return self.first(x, w)[0]
+        if name == "first_wgrad":
+            dw = Conv2dFunction.backward(self.kept[1], dy)[1]
+            join()
+            return dw  # type: ignore[return-value]
         pad, common = self.taps // 2, {"tf32": self.tf32}
         if name == "fwd":
             return conv.conv2d_fwd(x, w, padding=(pad,) * 4, **common)[0]

@@ -20,10 +20,13 @@ This module holds what the three passes share, and the launchers; the kernels ar
 In tf32 the last two multiply scaled float16 (`scaled`) and store float32. The launchers convert what comes as float32; who has
 several passes to make asks first (`fwd_scales`, `dgrad_scales`), converts once and hands them `Scaled` operands.
 
+A large image of few channels becomes one of more by `unfold` first, which the op keeps for the weight gradient.
+
 Deterministic: every output has one writer; sums that several programs share are float32 partial sums, added in a fixed
 order. FLOPs: 2 * N*P*Q * K * R*S*C each pass; bytes: each image once, plus the partial sums.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,7 +35,7 @@ from tritonnet.kernels import conv2d_gather, conv2d_patch, conv2d_tensormap
 from tritonnet.kernels.batch_norm import Norm
 from tritonnet.kernels.batch_norm_stats import check_vectors
 from tritonnet.kernels.conv2d_tiles import Geometry, Tile, kernel_form, mappable, pick_tile
-from tritonnet.kernels.runtime import arch, check_dtype, empty, image, image_of, refuse
+from tritonnet.kernels.runtime import arch, cdiv, check_dtype, empty, image, image_of, refuse
 from tritonnet.kernels.scaled import Operand, Scaled, scaled, values_of
 
 __all__ = [
@@ -287,7 +290,10 @@ def conv2d_wgrad(
     _check_window(op, stride, dilation)
     R, S = kernel_size
     g = Geometry(N, H, W, C, P, Q, K, R, S, stride, pad, dilation)
-    tile = tile or pick_tile("conv2d_wgrad", g, _dtype(x), _form(g, (dy, x), None, tf32), arch())
+    # of patches (`unfold`) the channels that count end anywhere: no weights are read, and the rest of a step reads as zeros
+    patches = kernel_size == (1, 1) and _dtype(x) != torch.float32
+    form = _form(replace(g, C=cdiv(C, 16) * 16) if patches else g, (dy, x), None, tf32)
+    tile = tile or pick_tile("conv2d_wgrad", g, _dtype(x), form, arch())
     small, big = _operands(op, tile.form, tf32, dy, x)
     splits = 1 if tile.form == "tensormap" else tile.splits  # those kernels add what they share
     partial = empty((splits, K, R, S, C), torch.float32)

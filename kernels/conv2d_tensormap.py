@@ -219,7 +219,8 @@ def _conv2d_box_wgrad_kernel(
 @triton.jit
 def _conv2d_box_wgrad_sum_kernel(
     part_ptr, dw_ptr, C, K, whole, shared, splits,
-    R: tl.constexpr, S: tl.constexpr, TAPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK: tl.constexpr,
+    R: tl.constexpr, S: tl.constexpr, TAPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     begin()
     tile = tl.program_id(0)
@@ -227,11 +228,13 @@ def _conv2d_box_wgrad_sum_kernel(
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     k, c, tap = k0 + i // BLOCK_N % BLOCK_M, c0 + i % BLOCK_N, tap + i // (BLOCK_M * BLOCK_N)
     live = (k < K) & (c < C)
-    acc = tl.zeros((BLOCK,), tl.float32)
-    for split in tl.range(splits, loop_unroll_factor=4):
-        at = (split * shared + tile).to(tl.int64) * (TAPS * BLOCK_M * BLOCK_N) + i
-        acc += tl.load(part_ptr + at, mask=live, other=0.0)
-    tl.store(dw_ptr + (k.to(tl.int64) * (R * S) + tap) * C + c, acc, mask=live)
+    acc = tl.zeros((BLOCK_S, BLOCK), tl.float32)
+    # lane i adds splits i, i + BLOCK_S, ...: one order
+    for first in tl.range(0, splits, BLOCK_S, loop_unroll_factor=4):
+        split = first + tl.arange(0, BLOCK_S)
+        at = (split * shared + tile).to(tl.int64)[:, None] * (TAPS * BLOCK_M * BLOCK_N) + i[None, :]
+        acc += tl.load(part_ptr + at, mask=(split < splits)[:, None] & live[None, :], other=0.0)
+    tl.store(dw_ptr + (k.to(tl.int64) * (R * S) + tap) * C + c, tl.sum(acc, axis=0), mask=live)
 
 
 def _map(x: torch.Tensor, block: list[int]) -> TensorDescriptor:
@@ -348,8 +351,10 @@ def wgrad(dy: Operand, x: Operand, dw: torch.Tensor, g: Geometry, t: Tile) -> No
         num_warps=t.num_warps, num_stages=t.num_stages, flops=g.flops,
     )  # fmt: skip
     if shared:
-        block = min(t.block_m * t.block_n, 512)  # divides the size, whatever the taps
+        # of few elements few programs and many splits at a time; a block divides the size, whatever the taps
+        rows = 16 if shared * size <= 2**13 else 1
+        block = min(t.block_m * t.block_n, 128 if rows > 1 else 512)
         launch(
             _conv2d_box_wgrad_sum_kernel, (shared, size // block), part, dw, g.C, g.K, whole, shared, t.splits,
-            BLOCK=block, num_warps=4, **window,
+            BLOCK_S=rows, BLOCK=block, num_warps=4, **window,
         )  # fmt: skip

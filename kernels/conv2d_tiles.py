@@ -181,6 +181,7 @@ def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
         images, rows, columns = pixel_tile(g.N, g.P, g.Q, 64, wide=True)
         block_m = 128 if g.K > 64 and not short else 64
         block_n = 64 if row or g.C % 128 else 256 if g.C % 256 == 0 and block_m == 128 and not few else 128
+        block_n = 32 if g.R * g.S == 1 and g.C <= 32 else block_n  # patches of few channels
         taps, warps = 3 if row else 1, 8 if block_m * block_n >= (16384 if few else 32768) else 4
         splits, whole = _shares(
             wgrad_tiles(g, block_m, block_n, taps),

@@ -26,6 +26,7 @@ from tritonnet.kernels.batch_norm import Norm
 from tritonnet.kernels.fill import fill
 from tritonnet.kernels.scaled import scaled
 from tritonnet.nn import functional as F
+from tritonnet.ops import conv
 from tritonnet.train import Config, Listener
 from tritonnet.train.batches import Normalizer, to_device
 from tritonnet.train.folder import RunFolder
@@ -125,6 +126,7 @@ CALLS: dict[str, Callable[[SimpleNamespace], Any]] = {
     "conv2d": lambda g: F.conv2d(g.x, g.w, g.bias, stride=2, padding=1),
     "conv2d-bf16": lambda g: in_bf16(lambda: F.conv2d(g.x, g.w, g.bias, padding="same")),
     "conv2d-tf32": lambda g: in_tf32(lambda: F.conv2d(g.wide, g.square, padding=1)),
+    "conv2d-patches": lambda g: by_patches(g),
     "conv2d_batch_norm_relu": lambda g: evaluated(g),
     "conv2d_moments": lambda g: ops.conv2d_moments(g.x, g.w, g.bias)[0],
     "conv_transpose2d": lambda g: F.conv_transpose2d(g.x, g.wt, g.bias, stride=2),
@@ -193,6 +195,12 @@ def evaluated(g: SimpleNamespace) -> Any:
     norm = Norm(g.bias.data, g.bias.data, None, None)
     with tn.no_grad():
         return ops.conv2d_batch_norm_relu(g.x, g.w, g.bias, norm=norm)
+
+
+def by_patches(g: SimpleNamespace) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv, "unfolds", lambda *_, **__: True)
+        return in_bf16(lambda: F.conv2d(g.x, g.w, g.bias, stride=2, padding=1))
 
 
 def backward(result: Any) -> None:

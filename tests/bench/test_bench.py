@@ -20,7 +20,8 @@ def layer(*case) -> Case:
 
 OPERATIONS = [
     (bench_batch_norm.batch_norm_pool_backward, (16, 256, 64)), (layer, ("wgrad", 64, 128, 128, 16, "bf16")),
-    (layer, ("up_fwd", 128, 64, 256, 16, "bf16")), (bench_loss.cross_entropy, (16, 256, 2)),
+    (layer, ("up_fwd", 128, 64, 256, 16, "bf16")), (layer, ("first_fwd", 3, 64, 256, 16, "bf16")),
+    (layer, ("first_wgrad", 3, 64, 256, 16, "bf16")), (bench_loss.cross_entropy, (16, 256, 2)),
     (bench_loss.confusion_matrix, (16, 256, 21)), (bench_optim.adam, (64, 4)),
     (bench_pool.max_pool2d_backward, (16, 256, 64, 3, 2, 1)),
 ]  # fmt: skip

@@ -40,6 +40,7 @@ from tritonnet.kernels.scaled import scaled, scaled_again
 from tritonnet.kernels.softmax import softmax_bwd, softmax_fwd
 from tritonnet.kernels.sum import pixel_sum, sum_fwd, sum_to
 from tritonnet.kernels.tensor_table import Tables
+from tritonnet.kernels.unfold import unfold
 from tritonnet.kernels.upsample import axis, upsample_bwd, upsample_fwd
 
 
@@ -73,11 +74,11 @@ def buffer(*shape: int, dtype: torch.dtype = torch.float32, extra: int = 0) -> t
 
 def convolution(
     name: str, p: Precision, n: int, h: int, w: int, c: int, k: int, kernel: tuple[int, int], stride: int = 1, pad: int = 0,
-    dilation: int = 1, extra: int = 0, bias: bool = False,
+    dilation: int = 1, extra: int = 0, bias: bool = False, room: int = 0,
 ) -> None:  # fmt: skip
-    """One pass, `name` being its launcher's."""
+    """One pass, `name` being its launcher's; `room` channels of x beside those that count."""
     size = [output_size(side, taps, stride, pad, pad, dilation) for side, taps in zip((h, w), kernel, strict=True)]
-    x, dy = buffer(n, h, w, c, dtype=p.dtype, extra=extra), buffer(n, *size, k, dtype=p.dtype, extra=extra)
+    x, dy = buffer(n, h, w, c, dtype=p.dtype, extra=extra or room), buffer(n, *size, k, dtype=p.dtype, extra=extra)
     weight = buffer(k, *kernel, c, dtype=p.dtype)
     steps, spread = (stride, stride), (dilation, dilation)
     if name == "conv2d_fwd":
@@ -100,6 +101,7 @@ def convolution(
 
 SHAPES: dict[str, dict[str, object]] = {
     "first": {"n": 16, "h": 256, "w": 256, "c": 3, "k": 64, "kernel": (3, 3), "pad": 1},
+    "patches": {"n": 16, "h": 256, "w": 256, "c": 32, "k": 64, "kernel": (1, 1)},  # of 3x3 over RGB
     "64": {"n": 16, "h": 256, "w": 256, "c": 64, "k": 64, "kernel": (3, 3), "pad": 1},
     "128": {"n": 16, "h": 128, "w": 128, "c": 128, "k": 128, "kernel": (3, 3), "pad": 1},
     "split": {"n": 1, "h": 16, "w": 16, "c": 1024, "k": 1024, "kernel": (3, 3), "pad": 1},  # over channels
@@ -119,7 +121,7 @@ def convolutions(name: str) -> Callable[[Precision], None]:
     """All shapes through one pass; some of them where the tiles are those of another precision."""
     less = {
         torch.float32: ("first", "64", "128", "split", "transposed-2x2", "odd", "one-channel"),
-        torch.float16: ("128", "odd", "one-channel"),
+        torch.float16: ("128", "odd", "one-channel", "patches"),
     }
 
     def run(p: Precision) -> None:
@@ -175,6 +177,9 @@ def conversions(p: Precision) -> None:
         cat_fwd([x, x], 0)
         pad_fwd(x, (1, 2, 0, 3), 0.5)
         pad_fwd(x, (-1, 0, 2, -2), 0.0)
+    for c, taps, stride in ((3, 3, 1), (1, 3, 1), (3, 7, 2)):  # RGB and grey images, and a first layer of 7x7
+        x, weight = buffer(16, 256, 256, c, dtype=p.dtype), buffer(64, taps, taps, c, dtype=p.dtype)
+        unfold(x, weight, stride=(stride, stride), padding=(taps // 2,) * 4, dilation=(1, 1))
 
 
 def inputs(p: Precision) -> None:

@@ -54,6 +54,12 @@ def test_boxes_of_candidates_are_powers_of_two(name, height, monkeypatch):
         assert sides[0] * sides[1] * sides[2] == pixels
 
 
+def test_patches_lie_in_rows_that_a_tensor_map_takes():
+    """27 channels count of the 32 that `unfold` writes."""
+    call = Problem("conv2d_wgrad", "27-16 1x1s1d1 2x4x8 float16", "tensormap").call()
+    assert_close(call(Tile("tensormap", 64, 32, 16, 4, 2, splits=2)), call(Tile("gather", 16, 16, 16, 4, 2)), 1e-5)
+
+
 @pytest.mark.parametrize("name", ["conv2d_fwd", "conv2d_dgrad", "conv2d_wgrad"])
 def test_the_fastest_right_tile_is_chosen(name, monkeypatch):
     """By a clock that likes small blocks; a tile that computes something else, or nothing, is not asked for."""

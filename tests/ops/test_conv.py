@@ -10,6 +10,7 @@ import tritonnet as tn
 from tritonnet import nn, ops
 from tritonnet.kernels.runtime import observing
 from tritonnet.nn import functional as F
+from tritonnet.ops import conv
 
 TORCH = torch.nn.functional
 
@@ -215,6 +216,46 @@ def test_weight_gradients_are_whole_before_anything_reads_them():
     tolerance = 3e-2 if GPU else 1e-5
     assert_close(w.grad.torch(), w64.grad, tolerance)
     assert_close(scale.grad.torch(), scale64.grad, tolerance)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    st.tuples(st.integers(1, 2), st.integers(1, 15), st.integers(3, 9), st.integers(3, 9), st.integers(1, 9)),
+    st.tuples(*[st.integers(1, 3)] * 6),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+)
+def test_convolution_over_patches_is_the_convolution(sizes, window, pad):
+    """As large images of few channels go: forward, the patches kept for the weights' gradient, the image's from none of them."""
+    (n, c, h, w, k), (r, s, sh, sw, dh, dw) = sizes, window
+    assume(h + 2 * pad[0] > dh * (r - 1) and w + 2 * pad[1] > dw * (s - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv, "unfolds", lambda *_, **__: True)
+        compare(
+            F.conv2d, TORCH.conv2d, randn(n, c, h, w), randn(k, c, r, s, seed=1), randn(k, seed=2),
+            stride=(sh, sw), padding=pad, dilation=(dh, dw),
+        )  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_first_convolution_of_a_network(name):
+    """Large enough for patches: statistics, gradients, and evaluation with a batch norm."""
+    tn.set_precision(name)
+    images, weights = randn(2, 3, 256, 190).half(), (randn(64, 3, 3, 3, seed=1) / 5).half()
+    x, w = tn.from_torch(images.float()), tn.from_torch(weights.float(), requires_grad=True)
+    y, moments = ops.conv2d_moments(x, w, padding=1)
+    assert moments is not None
+    expected = TORCH.conv2d(to64(x.to(y.dtype).torch()), to64(w.to(y.dtype).torch()), padding=1)
+    assert_close(y.torch(), expected, 1e-2)
+    dy = randn(*y.shape, seed=2).to(y.dtype)
+    y.backward(tn.from_torch(dy))
+    x64 = to64(x.to(y.dtype).torch())
+    expected = torch.nn.grad.conv2d_weight(x64, w.shape, to64(dy), padding=1)
+    assert_close(w.grad.torch(), expected, 1e-4)
+    norm = nn.BatchNorm2d(64).given()
+    with tn.no_grad():
+        z = ops.conv2d_batch_norm_relu(x, w, padding=1, norm=norm)
+        assert_close(z.torch(), TORCH.relu(to64(y.torch())), 2e-2)
 
 
 def test_batch_norm_relu_conv2d_refuses():

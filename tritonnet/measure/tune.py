@@ -33,7 +33,8 @@ WEIGHTS = [
     (128, 128, 64, 4, 2, 1), (128, 128, 64, 4, 3, 1), (128, 128, 64, 8, 3, 1), (128, 128, 128, 8, 2, 1), (128, 256, 64, 8, 3, 1),
     (256, 128, 64, 8, 3, 1), (64, 64, 64, 4, 3, 1), (128, 64, 64, 4, 3, 1), (64, 128, 64, 4, 3, 1), (64, 64, 64, 4, 3, 3),
     (64, 64, 128, 4, 2, 3), (128, 64, 64, 8, 3, 3), (128, 64, 64, 4, 2, 3), (128, 128, 64, 8, 2, 3), (64, 128, 64, 4, 2, 3),
-    (64, 128, 64, 8, 3, 3), (64, 64, 32, 4, 4, 3), (128, 64, 32, 4, 4, 3),
+    (64, 128, 64, 8, 3, 3), (64, 64, 32, 4, 4, 3), (128, 64, 32, 4, 4, 3), (64, 32, 64, 4, 3, 1), (64, 32, 64, 4, 4, 1),
+    (64, 32, 128, 4, 3, 1), (64, 32, 128, 8, 3, 1), (64, 32, 256, 4, 2, 1), (128, 32, 64, 4, 3, 1),
 ]  # fmt: skip
 
 
@@ -82,6 +83,8 @@ def _weight_tiles(g: Geometry, form: str) -> Iterable[Tile]:
     for block_m, block_n, pixels, warps, stages, taps in WEIGHTS:
         if block_m > max(g.K, 64) or block_n > max(g.C, 64) or (taps > 1 and (form == "patch" or g.S != 3)):
             continue
+        if block_n < 64 and g.C > 32:
+            continue
         rows = max(1, pixels // next_power_of_2(g.Q))
         images = max(1, rows // next_power_of_2(g.P)) if form == "tensormap" else 1
         tiles, steps = wgrad_tiles(g, block_m, block_n, taps), cdiv(g.N * g.P * g.Q, pixels)
@@ -119,7 +122,8 @@ class Problem:
         """The pass over random numbers, by a tile."""
         g, dtype = self.sizes()
         window: dict[str, Any] = {"stride": g.stride, "dilation": g.dilation, "tf32": dtype == torch.float32}
-        x = relu(randn(g.N, g.C, g.H, g.W)).to(dtype).data
+        room = g.C if self.form == "gather" else cdiv(g.C, 8) * 8  # patches: fewer channels count than lie there
+        x = relu(randn(g.N, room, g.H, g.W)).to(dtype).data[..., : g.C]
         dy, w = randn(g.N, g.K, g.P, g.Q).to(dtype).data, randn(g.K, g.C, g.R, g.S).to(dtype).data
         a, b = (x, w) if self.name == "conv2d_fwd" else (dy, w if self.name == "conv2d_dgrad" else x)
         # scaling is no part of a pass's time; the pointer kernels read float32

@@ -29,6 +29,7 @@ from tritonnet.kernels.head import head_bwd, head_fits, head_fwd
 from tritonnet.kernels.runtime import beside, refuse
 from tritonnet.kernels.scaled import Operand, Scaled, scaled
 from tritonnet.kernels.sum import pixel_sum
+from tritonnet.kernels.unfold import unfold, unfolds
 from tritonnet.ops.norm import Moments, check, statistics
 from tritonnet.ops.shape import to
 
@@ -47,11 +48,12 @@ def _half(weight: Tensor) -> Scaled:
     return weight.scaled() if isinstance(weight, Parameter) else scaled(weight.data)
 
 
-def _weight_gradient(dy: Operand, x: Operand, **window: Any) -> Buffer:
-    """`conv2d_wgrad`, which nothing waits for before the optimizer."""
+def _weight_gradient(dy: Operand, x: Operand, shape: torch.Size | None = None, **window: Any) -> Buffer:
+    """`conv2d_wgrad`, which nothing waits for before the optimizer; its numbers as `shape`."""
     read = [b for operand in (dy, x) for b in (operand if isinstance(operand, Scaled) else [operand])]
     with beside(*read) as written:
         dw = conv2d_wgrad(dy, x, **window)
+        dw = dw if shape is None else dw.view(shape)
         written.append(dw)
     return dw
 
@@ -60,17 +62,25 @@ class Conv2dFunction(Function):
     @staticmethod
     def forward(ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, *, half: Scaled | None, **window: Any) -> Any:
         ctx.window = {key: window[key] for key in ("stride", "dilation", "tf32")}
-        ctx.size, ctx.kernel, ctx.pad = tuple(x.shape[1:3]), tuple(w.shape[1:3]), window["padding"][::2]
-        image, weight = _like(x, half), half or w
+        ctx.size, ctx.shape, ctx.pad = tuple(x.shape[1:3]), w.shape, window["padding"][::2]
+        steps = {key: window[key] for key in ("stride", "padding", "dilation")}
+        image, weight, weights = _like(x, half), half or w, half or w
+        ctx.patches = half is None and unfolds(x, w, **steps)
+        if ctx.patches:
+            image, weights = unfold(x, w, **steps)
+            window |= {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1)}
         ctx.save(image, weight)
-        y, moments = conv2d_fwd(image, weight, bias, **window)
+        y, moments = conv2d_fwd(image, weights, bias, **window)
         return (y, *moments) if moments is not None else (y, None) if window["statistics"] else y
 
     @staticmethod
     def backward(ctx: Context, dy: Buffer, *_: object) -> tuple[Buffer | None, ...]:
         x, w = ctx.saved
         gradient = _like(dy, w)
-        dw = _weight_gradient(gradient, x, kernel_size=ctx.kernel, pad=ctx.pad, **ctx.window) if ctx.needs[1] else None
+        window = {"kernel_size": tuple(ctx.shape[1:3]), "pad": ctx.pad, **ctx.window}
+        if ctx.patches:
+            x, window = x[..., : ctx.shape.numel() // ctx.shape[0]], {"kernel_size": (1, 1), "tf32": ctx.window["tf32"]}
+        dw = _weight_gradient(gradient, x, ctx.shape, **window) if ctx.needs[1] else None
         dx = conv2d_dgrad(gradient, w, input_size=ctx.size, pad=ctx.pad, **ctx.window)[0] if ctx.needs[0] else None
         return dx, dw, pixel_sum(dy) if ctx.needs[2] else None
 
