@@ -33,7 +33,7 @@ def _adam_count_kernel(
     T,  # tensors
     LOG_BETA1: tl.constexpr, LOG_BETA2: tl.constexpr, DECAY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    begin()
+    begin(BRIEF=True)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # [T]
     live = i < T
     step_ptr = tl.load(table_ptr + i * 7 + 4, mask=live, other=0).to(tl.pointer_type(tl.float32))

@@ -128,7 +128,7 @@ def _batch_norm_bwd_merge_kernel(
     tiles, C,
     BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    begin()
+    begin(BRIEF=True)
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     dw = tl.zeros((BLOCK_T, BLOCK_C), tl.float32)
     db = tl.zeros((BLOCK_T, BLOCK_C), tl.float32)

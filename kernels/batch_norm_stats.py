@@ -125,7 +125,7 @@ def _batch_norm_merge_kernel(
     tiles, C, momentum,
     CUMULATIVE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    begin()
+    begin(BRIEF=True)
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     n = tl.zeros((BLOCK_T,), tl.float32)
     mean = tl.zeros((BLOCK_T, BLOCK_C), tl.float32)

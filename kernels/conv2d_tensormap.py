@@ -58,6 +58,12 @@ def _pixels(x_map, n, p, q, c0, COUNT: tl.constexpr, BLOCK_K: tl.constexpr, UPCA
 
 
 @triton.jit
+def _inside(m, n, p, q, N, P, Q, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Whether pixel m of the box from image n, row p and column q on is one."""
+    return (n + m // (ROWS * COLUMNS) < N) & (p + m // COLUMNS % ROWS < P) & (q + m % COLUMNS < Q)
+
+
+@triton.jit
 def _conv2d_box_kernel(
     x_map, w_map, x_inverse_ptr, w_inverse_ptr, b_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr, z_map,
     y_map, count_ptr, part0_ptr, part1_ptr,  # of each tile: mean and M2, or dw and db
@@ -76,11 +82,11 @@ def _conv2d_box_kernel(
     box = tl.program_id(0) // blocks_k
     boxes_h, boxes_w = tl.cdiv(P, ROWS), tl.cdiv(Q, COLUMNS)
     n0, p0, q0 = box // (boxes_h * boxes_w) * IMAGES, box // boxes_w % boxes_h * ROWS, box % boxes_w * COLUMNS
-    k, m = k0 + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_M)
+    k = k0 + tl.arange(0, BLOCK_N)
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     if STAGE == "sum":
         for split in range(splits):
-            at = ((split * boxes + box).to(tl.int64) * K + k)[:, None] * BLOCK_M + m[None, :]
+            at = ((split * boxes + box).to(tl.int64) * K + k)[:, None] * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
             acc += tl.load(split_ptr + at, mask=(k < K)[:, None], other=0.0)
     else:
         first, last = 0, (S if REUSE else R * S) * tl.cdiv(C, BLOCK_K)
@@ -110,8 +116,6 @@ def _conv2d_box_kernel(
                 a0, a1, a2, a3 = tl.dot(f0, x0, a0), tl.dot(f0, x1, a1), tl.dot(f0, x2, a2), tl.dot(f0, x3, a3)
                 a0, a1, a2, a3 = tl.dot(f1, x1, a0), tl.dot(f1, x2, a1), tl.dot(f1, x3, a2), tl.dot(f1, x4, a3)
                 a0, a1, a2, a3 = tl.dot(f2, x2, a0), tl.dot(f2, x3, a1), tl.dot(f2, x4, a2), tl.dot(f2, x5, a3)
-            rows = tl.join(tl.join(a0, a1), tl.join(a2, a3))  # [k, column, row % 2, row // 2]
-            acc = tl.reshape(tl.permute(rows, (0, 3, 2, 1)), (BLOCK_N, BLOCK_M))
         else:
             for step in range(first, last):
                 tap = step % (R * S)
@@ -121,45 +125,67 @@ def _conv2d_box_kernel(
                     dh, dw = -dh, -dw
                 x = _pixels(x_map, n0, p0 + SHIFT_H + dh, q0 + SHIFT_W + dw, c0, BLOCK_M, BLOCK_K, UPCAST)
                 acc = tl.dot(_weights(w_map, tap, k0, c0, C, K, MIRROR, UPCAST), x, acc)
+    # what is summed so far: a box, or its four rows one by one, which takes fewer registers
+    PARTS: tl.constexpr = 4 if REUSE else 1
+    HEIGHT: tl.constexpr = 1 if REUSE else ROWS
+    PART_M: tl.constexpr = BLOCK_M // PARTS
+    m = tl.arange(0, PART_M)
+    if REUSE:
+        accs = (a0, a1, a2, a3)
+    else:
+        accs = (acc,)
     if STAGE == "part":
         at = ((tl.program_id(1) * boxes + box).to(tl.int64) * K + k)[:, None] * BLOCK_M + m[None, :]
-        tl.store(split_ptr + at, acc, mask=(k < K)[:, None])
+        for i in tl.static_range(PARTS):
+            tl.store(split_ptr + at + i * PART_M, accs[i], mask=(k < K)[:, None])
     else:
-        acc = descaled(acc, x_inverse_ptr, w_inverse_ptr)
-        if HAS_BIAS:
-            acc += tl.load(b_ptr + k, mask=k < K, other=0.0)[:, None]
-        if EPILOGUE == "norm":
-            mean, _, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, k, K, eps)
-            acc = relu((acc - tl.trans(mean)) * tl.trans(scale) + tl.trans(shift))
-        y = acc.to(y_map.dtype)
-        # stored before it is summed: fewer registers at a time
-        y_map.store([n0, p0, q0, k0], tl.reshape(tl.trans(y), (IMAGES, ROWS, COLUMNS, BLOCK_N)))
-        if EPILOGUE == "statistics" or EPILOGUE == "sums":
-            inside = (n0 + m // (ROWS * COLUMNS) < N) & (p0 + m // COLUMNS % ROWS < P) & (q0 + m % COLUMNS < Q)
-            v = y.to(tl.float32)
-            if EPILOGUE == "statistics":
-                count = tl.sum(inside.to(tl.float32), axis=0)
-                part0 = tl.sum(tl.where(inside[None, :], v, 0.0), axis=1) / count
-                off = tl.where(inside[None, :], v - part0[:, None], 0.0)
-                part1 = tl.sum(off * off, axis=1)
-                tl.store(count_ptr + box, count)
-            else:
-                mean, rstd, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, k, K, eps)
-                z = tl.reshape(z_map.load([n0, p0, q0, k0]), (BLOCK_M, BLOCK_N))
+        ys = ()
+        for i in tl.static_range(PARTS):
+            y = descaled(accs[i], x_inverse_ptr, w_inverse_ptr)
+            if HAS_BIAS:
+                y += tl.load(b_ptr + k, mask=k < K, other=0.0)[:, None]
+            if EPILOGUE == "norm":
+                mean, _, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, k, K, eps)
+                y = relu((y - tl.trans(mean)) * tl.trans(scale) + tl.trans(shift))
+            y = y.to(y_map.dtype)
+            # stored before it is summed: fewer registers at a time
+            y_map.store([n0, p0 + i, q0, k0], tl.reshape(tl.trans(y), (IMAGES, HEIGHT, COLUMNS, BLOCK_N)))
+            ys += (y,)
+        part0 = tl.zeros((BLOCK_N,), tl.float32)
+        part1 = tl.zeros((BLOCK_N,), tl.float32)
+        if EPILOGUE == "statistics":
+            count = 0.0
+            for i in tl.static_range(PARTS):
+                inside = _inside(m, n0, p0 + i, q0, N, P, Q, HEIGHT, COLUMNS)
+                count += tl.sum(inside.to(tl.float32), axis=0)
+                part0 += tl.sum(tl.where(inside[None, :], ys[i].to(tl.float32), 0.0), axis=1)
+            part0 /= count
+            for i in tl.static_range(PARTS):
+                inside = _inside(m, n0, p0 + i, q0, N, P, Q, HEIGHT, COLUMNS)
+                off = tl.where(inside[None, :], ys[i].to(tl.float32) - part0[:, None], 0.0)
+                part1 += tl.sum(off * off, axis=1)
+            tl.store(count_ptr + box, count)
+        if EPILOGUE == "sums":
+            mean, rstd, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, k, K, eps)
+            for i in tl.static_range(PARTS):
+                z = tl.reshape(z_map.load([n0, p0 + i, q0, k0]), (PART_M, BLOCK_N))
                 z = tl.trans(z).to(tl.float32) - tl.trans(mean)
+                inside = _inside(m, n0, p0 + i, q0, N, P, Q, HEIGHT, COLUMNS)
                 live = inside[None, :] & ~(z * tl.trans(scale) + tl.trans(shift) <= 0)
-                g = tl.where(live, v, 0.0)
-                part0 = tl.sum(g * z, axis=1) * tl.sum(rstd, axis=0)
-                part1 = tl.sum(g, axis=1)
+                g = tl.where(live, ys[i].to(tl.float32), 0.0)
+                part0 += tl.sum(g * z, axis=1)
+                part1 += tl.sum(g, axis=1)
+            part0 *= tl.sum(rstd, axis=0)
+        if EPILOGUE == "statistics" or EPILOGUE == "sums":
             tl.store(part0_ptr + box * K + k, part0, mask=k < K)
             tl.store(part1_ptr + box * K + k, part1, mask=k < K)
 
 
 @triton.jit
-def _wgrad_tile(tile, K, C, S: tl.constexpr, TAPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def _wgrad_tile(tile, K, C, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """(k0, c0, first tap) of a tile of the weight gradient."""
     blocks_m, blocks_n = tl.cdiv(K, BLOCK_M), tl.cdiv(C, BLOCK_N)
-    return (tile % blocks_m) * BLOCK_M, (tile // blocks_m % blocks_n) * BLOCK_N, tile // blocks_m // blocks_n * TAPS
+    return (tile % blocks_m) * BLOCK_M, (tile // blocks_m % blocks_n) * BLOCK_N, tile // blocks_m // blocks_n
 
 
 @triton.jit
@@ -168,7 +194,7 @@ def _conv2d_box_wgrad_kernel(
     dw_ptr, part_ptr,  # part: of each split of each shared tile [TAPS, BLOCK_M, BLOCK_N]
     P, Q, C, K, boxes, boxes_per_split, whole, shared,  # tiles: the first `whole`, then `shared` ones by several programs each
     R: tl.constexpr, S: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr, DIL_H: tl.constexpr, DIL_W: tl.constexpr,
-    TAPS: tl.constexpr,  # taps a program: 1, or the 3 of a row
+    TAPS: tl.constexpr,  # taps a program: 1, or the 3 of a column, which share the rows of a box
     FLAT: tl.constexpr,  # whether the box is one run of pixels, so that dy needs no reshape
     UPCAST: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -179,7 +205,7 @@ def _conv2d_box_wgrad_kernel(
     alone, number = pid < whole, pid - whole
     first = tl.where(alone, 0, number // shared * boxes_per_split)
     last = tl.where(alone, boxes, tl.minimum(first + boxes_per_split, boxes))
-    k0, c0, tap = _wgrad_tile(tl.where(alone, pid, whole + number % shared), K, C, S, TAPS, BLOCK_M, BLOCK_N)
+    k0, c0, tap = _wgrad_tile(tl.where(alone, pid, whole + number % shared), K, C, BLOCK_M, BLOCK_N)
     dh, dw = (tap // S) * DIL_H - PAD_H, (tap % S) * DIL_W - PAD_W
     boxes_h, boxes_w = tl.cdiv(P, ROWS), tl.cdiv(Q, COLUMNS)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -187,28 +213,39 @@ def _conv2d_box_wgrad_kernel(
     acc2 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for box in range(first, last):
         n0, p0, q0 = box // (boxes_h * boxes_w) * IMAGES, box // boxes_w % boxes_h * ROWS, box % boxes_w * COLUMNS
-        if FLAT:
-            dy = dy_map.load([box * BLOCK_K, k0])
-        else:
-            dy = tl.reshape(dy_map.load([n0, p0, q0, k0]), (BLOCK_K, BLOCK_M))
-        x = tl.reshape(x_map.load([n0, p0 + dh, q0 + dw, c0]), (BLOCK_K, BLOCK_N))
-        if UPCAST:
-            dy, x = dy.to(tl.float32), x.to(tl.float32)
-        acc = tl.dot(tl.trans(dy), x, acc)
         if TAPS == 3:
-            x1 = tl.reshape(x_map.load([n0, p0 + dh, q0 + dw + DIL_W, c0]), (BLOCK_K, BLOCK_N))
-            x2 = tl.reshape(x_map.load([n0, p0 + dh, q0 + dw + 2 * DIL_W, c0]), (BLOCK_K, BLOCK_N))
+            dys = ()
+            for i in tl.static_range(ROWS):
+                dy = tl.reshape(dy_map.load([n0, p0 + i, q0, k0]), (COLUMNS, BLOCK_M))
+                dys += (tl.trans(dy.to(tl.float32) if UPCAST else dy),)
+            for i in tl.static_range(
+                ROWS + 2
+            ):  # row i of x meets row i of dy at the first tap, row i - 1 at the second, ...
+                x = tl.reshape(x_map.load([n0, p0 + dh + i, q0 + dw, c0]), (COLUMNS, BLOCK_N))
+                if UPCAST:
+                    x = x.to(tl.float32)
+                if i < ROWS:
+                    acc = tl.dot(dys[i], x, acc)
+                if i >= 1 and i <= ROWS:
+                    acc1 = tl.dot(dys[i - 1], x, acc1)
+                if i >= 2:
+                    acc2 = tl.dot(dys[i - 2], x, acc2)
+        else:
+            if FLAT:
+                dy = dy_map.load([box * BLOCK_K, k0])
+            else:
+                dy = tl.reshape(dy_map.load([n0, p0, q0, k0]), (BLOCK_K, BLOCK_M))
+            x = tl.reshape(x_map.load([n0, p0 + dh, q0 + dw, c0]), (BLOCK_K, BLOCK_N))
             if UPCAST:
-                x1, x2 = x1.to(tl.float32), x2.to(tl.float32)
-            acc1 = tl.dot(tl.trans(dy), x1, acc1)
-            acc2 = tl.dot(tl.trans(dy), x2, acc2)
+                dy, x = dy.to(tl.float32), x.to(tl.float32)
+            acc = tl.dot(tl.trans(dy), x, acc)
     m, n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     live = (k0 + m < K)[:, None] & (c0 + n < C)[None, :]
     out = dw_ptr + k0.to(tl.int64) * (R * S * C) + tap * C + c0
     if pid >= whole:
         out = part_ptr + number.to(tl.int64) * (TAPS * BLOCK_M * BLOCK_N)
     # from one row to the next, and from one tap to the next
-    row, step = tl.where(alone, R * S * C, BLOCK_N), tl.where(alone, C, BLOCK_M * BLOCK_N)
+    row, step = tl.where(alone, R * S * C, BLOCK_N), tl.where(alone, S * C, BLOCK_M * BLOCK_N)
     at = out + m[:, None] * row + n[None, :]
     tl.store(at, descaled(acc, dy_inverse_ptr, x_inverse_ptr), mask=live)
     if TAPS == 3:
@@ -224,9 +261,9 @@ def _conv2d_box_wgrad_sum_kernel(
 ):  # fmt: skip
     begin()
     tile = tl.program_id(0)
-    k0, c0, tap = _wgrad_tile(whole + tile, K, C, S, TAPS, BLOCK_M, BLOCK_N)
+    k0, c0, tap = _wgrad_tile(whole + tile, K, C, BLOCK_M, BLOCK_N)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    k, c, tap = k0 + i // BLOCK_N % BLOCK_M, c0 + i % BLOCK_N, tap + i // (BLOCK_M * BLOCK_N)
+    k, c, tap = k0 + i // BLOCK_N % BLOCK_M, c0 + i % BLOCK_N, tap + i // (BLOCK_M * BLOCK_N) * S
     live = (k < K) & (c < C)
     acc = tl.zeros((BLOCK_S, BLOCK), tl.float32)
     # lane i adds splits i, i + BLOCK_S, ...: one order
@@ -272,19 +309,19 @@ def _run(
     w_map = TensorDescriptor(filters, [g.K, g.R * g.S * g.C], [g.R * g.S * g.C, 1], block)
     n, p, q, k = y.shape
     boxes = box.count(n, p, q)
-    side = [box.images, box.rows, box.columns]
+    whole, row = [box.images, box.rows, box.columns], [1, 1, box.columns]
     moments = None
     if epilogue in ("statistics", "sums"):
         moments = empty((boxes,), torch.float32), empty((boxes, k), torch.float32), empty((boxes, k), torch.float32)
     reuse = t.taps == 3
-    x_side = [1, 1, box.columns] if reuse else side
     split = empty((t.splits, boxes, k, t.block_m), torch.float32) if t.splits > 1 else None
 
     def start(stage: str, block_n: int, splits: int, num_warps: int, flops: int) -> None:
         ends, sums = stage != "part", stage != "sum"
+        side = row if reuse and sums else whole
         launch(
             _conv2d_box_kernel, (boxes * cdiv(k, block_n), splits),
-            _map(source, [*x_side, t.block_k]) if sums else None, w_map if sums else None,
+            _map(source, [*side, t.block_k]) if sums else None, w_map if sums else None,
             *((inverse_of(x), inverse_of(w), bias) if ends else (None,) * 3),
             *(norm.buffers if norm and ends else (None,) * 4), None if z is None or not ends else _map(z, [*side, block_n]),
             _map(y, [*side, block_n]) if ends else None, *(moments if moments and ends else (None,) * 3), split,
@@ -325,12 +362,13 @@ def dgrad(
 def wgrad(dy: Operand, x: Operand, dw: torch.Tensor, g: Geometry, t: Tile) -> None:
     """Write the weight gradient to dw (1, K, R, S, C). See `conv2d_wgrad`."""
     box = _Box.of(t, t.block_k)
-    side = [box.images, box.rows, box.columns]
+    column = t.taps == 3
+    side = [1, 1, box.columns] if column else [box.images, box.rows, box.columns]
     boxes = box.count(g.N, g.P, g.Q)
     run = (box.columns == g.Q or box.rows == 1) and (box.rows == g.P or box.images == 1) and (
         box.columns == g.Q or box.images == 1
     )  # fmt: skip
-    flat = run and g.N % box.images == 0 and g.P % box.rows == 0 and g.Q % box.columns == 0
+    flat = not column and run and g.N % box.images == 0 and g.P % box.rows == 0 and g.Q % box.columns == 0
     source, image = values_of(dy), values_of(x)
     dy_map = (
         TensorDescriptor(source, [g.N * g.P * g.Q, g.K], [pitch(source), 1], [t.block_k, t.block_m])

@@ -48,8 +48,8 @@ class Tile:
         1  # tensormap: the pixel tile is images x rows x (pixels / images / rows); patch: rows x (pixels / rows)
     )
     images: int = 1
-    # tensormap: 3 in a weight gradient are the taps of a row for one program; else four rows of pixels share what is read,
-    # where R is 3 (the box is 1 x 4 x columns)
+    # tensormap: 3 in a weight gradient are the taps of a column for one program, which share the rows that are read; else four rows of
+    # pixels share them (the box is 1 x 4 x columns). Where R is 3 and the rows have no dilation, in one image
     taps: int = 1
     whole: int = 0  # tensormap weight gradient: of its tiles, how many have a program each; the rest have `splits`
 

@@ -101,7 +101,7 @@ def _loss_count_kernel(
     M, stretch, ignore, first,
     C: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    begin()
+    begin(BRIEF=True)
     start = tl.program_id(0).to(tl.int64) * stretch
     acc = tl.zeros((BLOCK,), tl.float32)
     for offset in range(0, stretch, BLOCK):
@@ -118,7 +118,7 @@ def _loss_merge_kernel(
     n, divisor, least,  # n partial losses
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    begin()
+    begin(BRIEF=True)
     acc = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, n, BLOCK):
         at = start + tl.arange(0, BLOCK)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_wait
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.language.target_info import cuda_capability_geq
 
 __all__ = [
@@ -197,22 +197,25 @@ _COMPILED = tl.constexpr(not INTERPRET)
 
 
 @triton.jit
-def begin():
+def begin(BRIEF: tl.constexpr = False):
     """A kernel's first statement: wait for the launch before.
 
     With it a kernel is made ready while the one before still runs (programmatic dependent launch; PTX, griddepcontrol;
-    Hopper and later); without it, after that has ended.
+    Hopper and later); without it, after that has ended. The programs of what follows a BRIEF one of few programs take their
+    places at once; behind others they would keep those from the launches `beside` them.
     """
     if _COMPILED:
         if cuda_capability_geq(9):
             gdc_wait()
+            if BRIEF:
+                gdc_launch_dependents()
 
 
 @functools.cache
 def _early(kernel: Any) -> dict[str, bool]:
     """The compiler's option for a kernel that says `begin`, where the device knows it."""
     hopper = arch().startswith("sm_") and int(arch()[3:]) >= 90
-    return {"launch_pdl": True} if hopper and "begin()" in kernel.src else {}
+    return {"launch_pdl": True} if hopper and "begin(" in kernel.src else {}
 
 
 def launch(
