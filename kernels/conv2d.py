@@ -17,7 +17,7 @@ This module holds what the three passes share, and the launchers; the kernels ar
 - `conv2d_tensormap`: tensor-map (TMA) loads, Hopper and later; stride 1, 16-bit or tf32, channels in multiples of 16;
 - `conv2d_patch`: the same for a window that equals its stride (the U-Net's 2x2 stride 2).
 
-A large image of few channels becomes one of more by `unfold` first, which the op keeps for the weight gradient.
+A large image of few channels becomes one of more first, which the op keeps for the weight gradient (`unfold`).
 
 Deterministic: every output has one writer; sums that several programs share are float32 partial sums, added in a fixed
 order. FLOPs: 2 * N*P*Q * K * R*S*C each pass; bytes: each image once, plus the partial sums.
@@ -229,7 +229,7 @@ def conv2d_wgrad(
     R, S = kernel_size
     g = Geometry(N, H, W, C, P, Q, K, R, S, stride, pad, dilation)
     # of patches (`unfold`) the channels that count end anywhere: no weights are read, and the rest of a step reads as zeros
-    patches = kernel_size == (1, 1) and x.dtype != torch.float32
+    patches = S == 1 and x.dtype != torch.float32
     form = tile.form if tile else kernel_form(replace(g, C=cdiv(C, 16) * 16) if patches else g, (dy, x), tf32)
     pairs = [(dy, x)]
     if tf32 and x.dtype == torch.float32 and form != "gather":

@@ -5,7 +5,7 @@ moves the box, and what lies outside the image reads as zero, so padding costs n
 
     forward          acc[k, m] += w[k, i] * x[m, i]^T          m = pixel of the box, i = (c, r, s), taps innermost
     input gradient   acc[c, m] += w[i, c]^T * dy[m, i]^T       i = (k, r, s), taps mirrored
-    weight gradient  acc[k, c] += dy[m, k]^T * x[m, c]         one program a tile (tap or row of three taps, k, c), or several
+    weight gradient  acc[k, c] += dy[m, k]^T * x[m, c]         one program a tile (tap or three of a line, k, c), or several
 
 because the matrix unit reads operand B from shared memory as it arrived; as operand A a reshaped box would pass through
 registers. Taps innermost re-read one channel slice of the image from L2.
@@ -165,12 +165,14 @@ def _conv2d_box_wgrad_kernel(
     dy_map, x_map, dw_ptr, part_ptr,  # part: of each split of each shared tile [TAPS, BLOCK_M, BLOCK_N]
     P, Q, C, K, boxes, boxes_per_split, whole, shared,  # tiles: the first `whole`, then `shared` ones by several programs each
     R: tl.constexpr, S: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr, DIL_H: tl.constexpr, DIL_W: tl.constexpr,
-    TAPS: tl.constexpr,  # taps a program: 1, or the 3 of a row
+    TAPS: tl.constexpr,  # taps a program: 1, or the 3 of a row, or of a column where a row has one
     FLAT: tl.constexpr,  # whether the box is one run of pixels, so that dy needs no reshape
     UPCAST: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     BLOCK_K: tl.constexpr = IMAGES * ROWS * COLUMNS
+    DOWN: tl.constexpr = DIL_H if S == 1 else 0  # from one of three taps to the next
+    ALONG: tl.constexpr = DIL_W if S > 1 else 0
     pid = tl.program_id(0)
     alone, number = pid < whole, pid - whole
     first = tl.where(alone, 0, number // shared * boxes_per_split)
@@ -192,8 +194,8 @@ def _conv2d_box_wgrad_kernel(
             dy, x = dy.to(tl.float32), x.to(tl.float32)
         acc = tl.dot(tl.trans(dy), x, acc)
         if TAPS == 3:
-            x1 = tl.reshape(x_map.load([n0, p0 + dh, q0 + dw + DIL_W, c0]), (BLOCK_K, BLOCK_N))
-            x2 = tl.reshape(x_map.load([n0, p0 + dh, q0 + dw + 2 * DIL_W, c0]), (BLOCK_K, BLOCK_N))
+            x1 = tl.reshape(x_map.load([n0, p0 + dh + DOWN, q0 + dw + ALONG, c0]), (BLOCK_K, BLOCK_N))
+            x2 = tl.reshape(x_map.load([n0, p0 + dh + 2 * DOWN, q0 + dw + 2 * ALONG, c0]), (BLOCK_K, BLOCK_N))
             if UPCAST:
                 x1, x2 = x1.to(tl.float32), x2.to(tl.float32)
             acc1 = tl.dot(tl.trans(dy), x1, acc1)

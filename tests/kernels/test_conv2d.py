@@ -138,7 +138,7 @@ def test_tensormap_rows_share_what_is_read(name, splits):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("name", ["whole-boxes", "ragged", "dilated", "5x3"])
+@pytest.mark.parametrize("name", ["whole-boxes", "ragged", "dilated", "5x3", "3x1"])
 def test_tensormap_three_taps(name, dtype):
     check(
         BOXES[name],

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad
-from tritonnet.kernels.conv2d_tiles import Geometry, Tile, pick_tile, split_count, wgrad_tiles
+from tritonnet.kernels.conv2d_tiles import Geometry, Tile, pick_tile, split_count, three_taps, wgrad_tiles
 from tritonnet.kernels.runtime import arch, cdiv, multiprocessors, next_power_of_2
 from tritonnet.measure.timer import measure
 from tritonnet.ops import mse_loss, randn, relu
@@ -32,8 +32,10 @@ WEIGHTS = [
     (128, 128, 64, 4, 2, 1), (128, 128, 64, 4, 3, 1), (128, 128, 64, 8, 3, 1), (128, 128, 128, 8, 2, 1), (128, 256, 64, 8, 3, 1),
     (256, 128, 64, 8, 3, 1), (64, 64, 64, 4, 3, 1), (128, 64, 64, 4, 3, 1), (64, 128, 64, 4, 3, 1), (64, 64, 64, 4, 3, 3),
     (64, 64, 128, 4, 2, 3), (128, 64, 64, 8, 3, 3), (128, 64, 64, 4, 2, 3), (128, 128, 64, 8, 2, 3), (64, 128, 64, 4, 2, 3),
-    (64, 128, 64, 8, 3, 3), (64, 64, 32, 4, 4, 3), (128, 64, 32, 4, 4, 3), (64, 32, 64, 4, 3, 1), (64, 32, 64, 4, 4, 1),
-    (64, 32, 128, 4, 3, 1), (64, 32, 128, 8, 3, 1), (64, 32, 256, 4, 2, 1), (128, 32, 64, 4, 3, 1),
+    (64, 128, 64, 8, 3, 3), (64, 64, 32, 4, 4, 3), (128, 64, 32, 4, 4, 3),
+    # patches of few channels
+    (64, 16, 64, 4, 3, 3), (64, 16, 64, 4, 4, 3), (64, 16, 128, 4, 3, 3), (64, 16, 128, 8, 3, 3), (64, 16, 256, 4, 2, 3),
+    (64, 32, 64, 4, 3, 1), (64, 32, 128, 4, 3, 1), (64, 16, 64, 4, 3, 1), (64, 16, 128, 4, 3, 1),
 ]  # fmt: skip
 
 
@@ -80,9 +82,9 @@ def _forward_tiles(name: str, g: Geometry, now: Tile) -> Iterable[Tile]:
 def _weight_tiles(g: Geometry, form: str) -> Iterable[Tile]:
     """Rows of dw are channels of dy, columns those of x; whole waves of tiles alone, or all of them shared."""
     for block_m, block_n, pixels, warps, stages, taps in WEIGHTS:
-        if block_m > max(g.K, 64) or block_n > max(g.C, 64) or (taps > 1 and (form == "patch" or g.S != 3)):
+        if block_m > max(g.K, 64) or block_n > max(g.C, 64) or (taps > 1 and (form == "patch" or not three_taps(g))):
             continue
-        if block_n < 64 and g.C > 32:
+        if block_n < 64 and (g.S > 1 or block_n != max(next_power_of_2(g.C), 16)):
             continue
         rows = max(1, pixels // next_power_of_2(g.Q))
         images = max(1, rows // next_power_of_2(g.P)) if form == "tensormap" else 1

@@ -1,5 +1,7 @@
 """2-D convolution and transposed convolution. The formulas stand in `tritonnet.kernels.conv2d`."""
 
+from collections.abc import Callable
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -20,7 +22,7 @@ from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad, sam
 from tritonnet.kernels.head import head_bwd, head_fits, head_fwd
 from tritonnet.kernels.runtime import beside, refuse
 from tritonnet.kernels.sum import pixel_sum
-from tritonnet.kernels.unfold import unfold, unfolds
+from tritonnet.kernels.unfold import unfolded_fwd, unfolded_wgrad, unfolds
 from tritonnet.ops.norm import Moments, check, statistics
 from tritonnet.ops.shape import to
 
@@ -30,11 +32,10 @@ Buffer = torch.Tensor
 Size = int | tuple[int, int]
 
 
-def _weight_gradient(dy: Buffer, x: Buffer, shape: torch.Size | None = None, **window: Any) -> Buffer:
-    """`conv2d_wgrad`, which nothing waits for before the optimizer; its numbers as `shape`."""
+def _weight_gradient(dy: Buffer, x: Buffer, launcher: Callable[..., Buffer] = conv2d_wgrad, **window: Any) -> Buffer:
+    """`conv2d_wgrad` or another launcher of it, which nothing waits for before the optimizer."""
     with beside(dy, x) as written:
-        dw = conv2d_wgrad(dy, x, **window)
-        dw = dw if shape is None else dw.view(shape)
+        dw = launcher(dy, x, **window)
         written.append(dw)
     return dw
 
@@ -45,21 +46,20 @@ class Conv2dFunction(Function):
         ctx.window = {key: window[key] for key in ("stride", "dilation", "tf32")}
         ctx.pad, ctx.size = (window["padding"][0], window["padding"][2]), (x.shape[1], x.shape[2])
         steps = {key: window[key] for key in ("stride", "padding", "dilation")}
-        weights, ctx.patches = w, unfolds(x, w, **steps)
+        ctx.patches = unfolds(x, w, **steps)
         if ctx.patches:
-            x, weights = unfold(x, w, **steps)
-            window |= {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1)}
+            y, moments, x = unfolded_fwd(x, w, bias, **window)
+        else:
+            y, moments = conv2d_fwd(x, w, bias, **window)
         ctx.save(x, w)
-        y, moments = conv2d_fwd(x, weights, bias, **window)
         return (y, *moments) if moments is not None else (y, None) if window["statistics"] else y
 
     @staticmethod
     def backward(ctx: Context, dy: Buffer, *_: object) -> tuple[Buffer | None, ...]:
         x, w = ctx.saved
-        window = {"kernel_size": (w.shape[1], w.shape[2]), "pad": ctx.pad, **ctx.window}
-        if ctx.patches:
-            x, window = x[..., : w[0].numel()], {"kernel_size": (1, 1), "tf32": ctx.window["tf32"]}
-        dw = _weight_gradient(dy, x, w.shape, **window) if ctx.needs[1] else None
+        kernel = w.shape[1], w.shape[2]
+        wgrad = partial(unfolded_wgrad, channels=w.shape[3]) if ctx.patches else conv2d_wgrad
+        dw = _weight_gradient(dy, x, wgrad, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[1] else None
         dx = conv2d_dgrad(dy, w, input_size=ctx.size, pad=ctx.pad, **ctx.window)[0] if ctx.needs[0] else None
         return dx, dw, pixel_sum(dy) if ctx.needs[2] else None
 
