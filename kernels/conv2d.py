@@ -20,7 +20,7 @@ This module holds what the three passes share, and the launchers; the kernels ar
 In tf32 the last two multiply scaled float16 (`scaled`) and store float32. The launchers convert what comes as float32; who has
 several passes to make asks first (`fwd_scales`, `dgrad_scales`), converts once and hands them `Scaled` operands.
 
-A large image of few channels becomes one of more by `unfold` first, which the op keeps for the weight gradient.
+A large image of few channels becomes one of more first, which the op keeps for the weight gradient (`unfold`).
 
 Deterministic: every output has one writer; sums that several programs share are float32 partial sums, added in a fixed
 order. FLOPs: 2 * N*P*Q * K * R*S*C each pass; bytes: each image once, plus the partial sums.
@@ -291,7 +291,7 @@ def conv2d_wgrad(
     R, S = kernel_size
     g = Geometry(N, H, W, C, P, Q, K, R, S, stride, pad, dilation)
     # of patches (`unfold`) the channels that count end anywhere: no weights are read, and the rest of a step reads as zeros
-    patches = kernel_size == (1, 1) and _dtype(x) != torch.float32
+    patches = S == 1 and _dtype(x) != torch.float32
     form = _form(replace(g, C=cdiv(C, 16) * 16) if patches else g, (dy, x), None, tf32)
     tile = tile or pick_tile("conv2d_wgrad", g, _dtype(x), form, arch())
     small, big = _operands(op, tile.form, tf32, dy, x)

@@ -5,7 +5,7 @@ moves the box, and what lies outside the image reads as zero, so padding costs n
 
     forward          acc[k, m] += w[k, i] * x[m, i]^T          m = pixel of the box, i = (c, r, s), taps innermost
     input gradient   acc[c, m] += w[i, c]^T * dy[m, i]^T       i = (k, r, s), taps mirrored
-    weight gradient  acc[k, c] += dy[m, k]^T * x[m, c]         one program a tile (tap or row of three taps, k, c), or several
+    weight gradient  acc[k, c] += dy[m, k]^T * x[m, c]         one program a tile (tap or column of three, k, c), or several
 
 because the matrix unit reads operand B from shared memory as it arrived; as operand A a reshaped box would pass through
 registers. Taps innermost re-read one channel slice of the image from L2. Where operands are `Scaled` (tf32) the sums are
@@ -26,6 +26,7 @@ What a batch norm beside the convolution needs is computed before a tile leaves 
 """
 
 from dataclasses import dataclass
+from typing import Any  # noqa: F401  (in type comments)
 
 import torch
 import triton
@@ -131,7 +132,7 @@ def _conv2d_box_kernel(
     PART_M: tl.constexpr = BLOCK_M // PARTS
     m = tl.arange(0, PART_M)
     if REUSE:
-        accs = (a0, a1, a2, a3)
+        accs = (a0, a1, a2, a3)  # type: Any
     else:
         accs = (acc,)
     if STAGE == "part":
@@ -139,7 +140,7 @@ def _conv2d_box_kernel(
         for i in tl.static_range(PARTS):
             tl.store(split_ptr + at + i * PART_M, accs[i], mask=(k < K)[:, None])
     else:
-        ys = ()
+        ys = ()  # type: Any
         for i in tl.static_range(PARTS):
             y = descaled(accs[i], x_inverse_ptr, w_inverse_ptr)
             if HAS_BIAS:
@@ -214,13 +215,11 @@ def _conv2d_box_wgrad_kernel(
     for box in range(first, last):
         n0, p0, q0 = box // (boxes_h * boxes_w) * IMAGES, box // boxes_w % boxes_h * ROWS, box % boxes_w * COLUMNS
         if TAPS == 3:
-            dys = ()
+            dys = ()  # type: Any
             for i in tl.static_range(ROWS):
                 dy = tl.reshape(dy_map.load([n0, p0 + i, q0, k0]), (COLUMNS, BLOCK_M))
                 dys += (tl.trans(dy.to(tl.float32) if UPCAST else dy),)
-            for i in tl.static_range(
-                ROWS + 2
-            ):  # row i of x meets row i of dy at the first tap, row i - 1 at the second, ...
+            for i in tl.static_range(ROWS + 2):  # row i of x meets row i of dy at the first tap, i - 1 at the next, ...
                 x = tl.reshape(x_map.load([n0, p0 + dh + i, q0 + dw, c0]), (COLUMNS, BLOCK_N))
                 if UPCAST:
                     x = x.to(tl.float32)

@@ -101,7 +101,8 @@ def convolution(
 
 SHAPES: dict[str, dict[str, object]] = {
     "first": {"n": 16, "h": 256, "w": 256, "c": 3, "k": 64, "kernel": (3, 3), "pad": 1},
-    "patches": {"n": 16, "h": 256, "w": 256, "c": 32, "k": 64, "kernel": (1, 1)},  # of 3x3 over RGB
+    "patches": {"n": 16, "h": 256, "w": 256, "c": 16, "k": 64, "kernel": (3, 1)},  # of 3x3 over RGB
+    "patches-grey": {"n": 16, "h": 256, "w": 256, "c": 16, "k": 64, "kernel": (1, 1)},
     "64": {"n": 16, "h": 256, "w": 256, "c": 64, "k": 64, "kernel": (3, 3), "pad": 1},
     "128": {"n": 16, "h": 128, "w": 128, "c": 128, "k": 128, "kernel": (3, 3), "pad": 1},
     "split": {"n": 1, "h": 16, "w": 16, "c": 1024, "k": 1024, "kernel": (3, 3), "pad": 1},  # over channels
@@ -121,7 +122,7 @@ def convolutions(name: str) -> Callable[[Precision], None]:
     """All shapes through one pass; some of them where the tiles are those of another precision."""
     less = {
         torch.float32: ("first", "64", "128", "split", "transposed-2x2", "odd", "one-channel"),
-        torch.float16: ("128", "odd", "one-channel", "patches"),
+        torch.float16: ("128", "odd", "one-channel", "patches", "patches-grey"),
     }
 
     def run(p: Precision) -> None:

@@ -12,7 +12,9 @@ import torch
 from cases import CASES, GEMM, PRECISIONS, Precision, convolution
 from compiler import SHARED, Launch, compile_for, record
 
+from tritonnet.autograd import Context
 from tritonnet.measure.tune import Problem
+from tritonnet.ops.conv import Conv2dFunction
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 
@@ -78,8 +80,34 @@ def table_case(name: str, problem: str) -> Callable[[], object]:
     numbers = Precision(dtype, tf32=dtype == torch.float32)
     return partial(
         convolution, name, numbers, g.N, g.H, g.W, g.C, g.K, (g.R, g.S), g.stride[0], g.pad[0], g.dilation[0],
-        room=-g.C % 8 if (g.R, g.S) == (1, 1) else 0,  # patches: fewer channels count than lie there
+        room=-g.C % 8 if g.S == 1 else 0,  # patches: fewer channels count than lie there
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", ["sm_90", "sm_100", "sm_120"])
+@pytest.mark.parametrize("batch", [1, 16])
+def test_a_first_convolution_runs_over_patches(arch: str, batch: int) -> None:
+    """As the op calls it, by tensor maps in each pass, with what the batch norm behind it needs."""
+    x, w, dy = (
+        torch.empty(size, dtype=torch.bfloat16, device="meta")
+        for size in ((batch, 256, 256, 3), (64, 3, 3, 3), (batch, 256, 256, 64))
+    )
+
+    def step() -> None:
+        ctx = Context((False, True, False))
+        window = {"stride": (1, 1), "padding": (1,) * 4, "dilation": (1, 1), "tf32": False}
+        y, *moments = Conv2dFunction.forward(ctx, x, w, None, statistics=True, **window)
+        assert tuple(y.shape) == (batch, 256, 256, 64)
+        assert len(moments) == 3
+        dx, dw, db = Conv2dFunction.backward(ctx, dy)
+        assert dw is not None
+        assert tuple(dw.shape) == (64, 3, 3, 3)
+        assert dx is db is None
+
+    launches = record(arch, step)
+    wgrad = ["_conv2d_box_wgrad_kernel", "_conv2d_box_wgrad_sum_kernel"]
+    assert [launch.kernel.__name__ for launch in launches] == ["_unfold_kernel", "_conv2d_box_kernel", *wgrad]
+    check(arch, launches)
 
 
 def kernel_names() -> Iterator[tuple[str, str]]:

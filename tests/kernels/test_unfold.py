@@ -1,15 +1,15 @@
-"""unfold: patches against PyTorch's, bit by bit; convolution over them by tensor-map tiles; who takes this way."""
+"""unfold: patches against PyTorch's, bit by bit; convolution over them by tensor-map tiles; when it is done."""
 
 import hypothesis.strategies as st
 import pytest
 import torch
-from helpers import DEVICE, EPS, GPU, assert_close, nchw, nhwc, pitched, randn, to64
+from helpers import DEVICE, EPS, GPU, assert_close, gap_untouched, nchw, nhwc, pitched, randn, to64
 from hypothesis import assume, given, settings
 
 from tritonnet.kernels.batch_norm import Norm
 from tritonnet.kernels.conv2d import Tile, conv2d_fwd, conv2d_wgrad
 from tritonnet.kernels.runtime import Refused, recording
-from tritonnet.kernels.unfold import unfold, unfolds
+from tritonnet.kernels.unfold import unfold, unfolded_fwd, unfolded_wgrad, unfolds
 
 # name: N, H, W, C, K, R, S, stride, padding, dilation
 CASES = {
@@ -17,6 +17,10 @@ CASES = {
     "grey": (1, 8, 8, 1, 16, 3, 3, (1, 1), (1, 1, 1, 1), (1, 1)),
     "stem": (2, 23, 21, 3, 16, 7, 7, (2, 2), (3, 3, 3, 3), (1, 1)),
     "all-different": (2, 11, 10, 5, 48, 2, 3, (2, 3), (1, 0, 2, 1), (2, 1)),
+    "5x5": (1, 9, 10, 3, 32, 5, 5, (1, 2), (2, 1, 2, 3), (1, 1)),
+    "3x1": (2, 8, 6, 7, 16, 3, 1, (1, 1), (1, 1, 0, 2), (1, 1)),
+    "cropped-rows": (1, 9, 12, 6, 16, 3, 2, (1, 2), (-1, 2, -2, 1), (2, 3)),
+    "1x3": (2, 8, 6, 7, 16, 1, 3, (1, 1), (1, 1, 0, 2), (1, 1)),
     "cropped": (1, 9, 12, 4, 16, 3, 2, (1, 2), (-1, 2, 0, -2), (1, 3)),
     "15-channels": (1, 7, 6, 15, 16, 3, 3, (1, 1), (2, 2, 2, 2), (2, 2)),
     "1x1": (2, 5, 7, 8, 16, 1, 1, (1, 1), (0, 0, 0, 0), (1, 1)),
@@ -29,6 +33,13 @@ def window(stride, padding, dilation):
     return {"stride": stride, "padding": padding, "dilation": dilation}
 
 
+def reference(x, w, stride, padding, dilation):
+    """y and its graph to the weights, float64, in torch's order."""
+    top, bottom, left, right = padding
+    padded, w64 = torch.nn.functional.pad(nchw(x), (left, right, top, bottom)), nchw(w).requires_grad_()
+    return torch.nn.functional.conv2d(padded, w64, None, stride, 0, dilation), w64
+
+
 def expected_patches(x, r, s, stride, padding, dilation):
     """(N, P, Q, R * S * C), float64, from torch's (N, C * R * S, P * Q)."""
     top, bottom, left, right = padding
@@ -39,15 +50,19 @@ def expected_patches(x, r, s, stride, padding, dilation):
     return columns.view(n, c, r, s, p, q).permute(0, 4, 5, 2, 3, 1).reshape(n, p, q, r * s * c)
 
 
-def check_patches(x, w, *steps):
-    y, wide = unfold(x, w, **window(*steps))
-    count = w[0].numel()
-    width = y.shape[3]
+def check_patches(x, w, stride, padding, dilation):
+    z, wide = unfold(x, w, **window(stride, padding, dilation))
+    k, r, s, c = w.shape
+    rest = wide.shape[1]  # taps that the patches do not have
+    assert rest == (1 if stride[0] > 1 or r * s * c <= 16 else r)
+    if rest > 1:
+        stride, padding, dilation = (1, stride[1]), (0, 0, *padding[2:]), (1, dilation[1])
+    count, width = r * s * c // rest, z.shape[3]
     assert width == 16 or (width % 32 == 0 and width - count < 32)
-    assert torch.equal(to64(y)[..., :count], expected_patches(x, *w.shape[1:3], *steps))
-    assert not y[..., count:].any()
-    assert wide.shape == (w.shape[0], 1, 1, width)
-    assert torch.equal(wide.view(-1, width)[:, :count], w.view(-1, count))
+    assert torch.equal(to64(z)[..., :count], expected_patches(x, r // rest, s, stride, padding, dilation))
+    assert not z[..., count:].any()
+    assert wide.shape == (k, rest, 1, width)
+    assert torch.equal(wide[..., :count].reshape(-1), w.reshape(-1))
     assert not wide[..., count:].any()
 
 
@@ -75,22 +90,21 @@ def test_any_window(sizes, steps, padding):
 def test_convolution_over_patches(case, dtype):
     """By the tensor-map kernels: forward, what batch norm needs of it, and the weight gradient of the channels that count."""
     n, h, w, c, k, r, s, *steps = case
-    stride, (top, bottom, left, right), dilation = steps
     x, weights = randn(n, h, w, c, dtype=dtype), randn(k, r, s, c, dtype=dtype, seed=1)
-    patches, wide = unfold(x, weights, **window(*steps))
-    y, moments = conv2d_fwd(patches, wide, statistics=True, tile=Tile("tensormap", 64, 64, 16, 4, 2, rows=4))
-    padded = torch.nn.functional.pad(nchw(x), (left, right, top, bottom))
-    w64 = nchw(weights).requires_grad_()
-    y64 = torch.nn.functional.conv2d(padded, w64, None, stride, 0, dilation)
+    tile = Tile("tensormap", 64, 64, 16, 4, 2, rows=4)
+    y, moments, patches = unfolded_fwd(pitched(x), weights, **window(*steps), statistics=True, tile=tile)
+    y64, w64 = reference(x, weights, *steps)
     assert_close(y, nhwc(y64.detach()), 2 * EPS[dtype] + 1e-6, what="y")
     count, mean, _ = map(to64, moments)
     assert_close((count[:, None] * mean).sum(0) / count.sum(), to64(y).mean((0, 1, 2)), 1e-5, what="mean")
     dy = randn(*y.shape, dtype=dtype, seed=2)
     y64.backward(nchw(dy))
-    for splits in (1, 3):
-        tile = Tile("tensormap", 64, 32, 32, 4, 2, splits, rows=2)
-        dw = conv2d_wgrad(dy, patches[..., : r * s * c], kernel_size=(1, 1), tile=tile)
-        assert_close(dw.view(weights.shape), nhwc(w64.grad), 1e-5, what="dw")
+    rest = {"kernel_size": (r, s), "stride": steps[0], "pad": (steps[1][0], steps[1][2]), "dilation": steps[2]}
+    for splits, taps in ((1, 1), (3, 1), (3, 3 if r == 3 and steps[0][0] == steps[2][0] == 1 and r * s * c > 16 else 1)):
+        tile = Tile("tensormap", 64, 32, 32, 4, 2, splits, rows=2, taps=taps)
+        dw = unfolded_wgrad(dy, patches, channels=c, tile=tile, **rest)
+        assert dw.is_contiguous()
+        assert_close(dw, nhwc(w64.grad), 1e-5, what="dw")
 
 
 def test_many_shares_are_all_added():
@@ -102,20 +116,22 @@ def test_many_shares_are_all_added():
     assert_close(dw.view(16, 27), torch.einsum("nhwk,nhwc->kc", to64(dy), to64(x)), 1e-5)
 
 
-def test_batch_norm_and_relu_over_patches():
-    x, w = randn(2, 9, 7, 3), randn(16, 3, 3, 3, seed=1)
+def test_bias_batch_norm_and_relu_over_patches():
+    x, w, b = randn(2, 9, 7, 3), randn(16, 3, 3, 3, seed=1), randn(16, seed=6)
     norm = Norm(randn(16, seed=2), randn(16, seed=3) ** 2 + 0.5, randn(16, seed=4), randn(16, seed=5), 1e-3)
-    steps = {"padding": (1, 1, 1, 1)}
-    patches, wide = unfold(x, w, stride=(1, 1), dilation=(1, 1), **steps)
-    y, _ = conv2d_fwd(patches, wide, norm=norm, tile=Tile("tensormap", 64, 64, 16, 4, 2, rows=4))
-    assert_close(y, conv2d_fwd(x, w, norm=norm, **steps)[0], 1e-5)
+    steps, out = window((1, 1), (1, 1, 1, 1), (1, 1)), pitched(torch.zeros(2, 9, 7, 16, device=DEVICE), 16)
+    tile = Tile("tensormap", 64, 64, 16, 4, 2, rows=4)
+    y, _, _ = unfolded_fwd(x, w, b, **steps, norm=norm, out=out, tile=tile)
+    assert y is out
+    assert gap_untouched(out)
+    assert_close(y, conv2d_fwd(x, w, b, norm=norm, **steps)[0], 1e-5)
 
 
 def test_nan_stays_within_its_windows():
     x = randn(1, 6, 6, 3)
     x[0, 2, 2, 1] = float("nan")
-    patches, wide = unfold(x, randn(16, 3, 3, 3, seed=1), stride=(1, 1), padding=(1,) * 4, dilation=(1, 1))
-    y, _ = conv2d_fwd(patches, wide, tile=Tile("tensormap", 64, 64, 16, 4, 2))
+    steps, tile = window((1, 1), (1, 1, 1, 1), (1, 1)), Tile("tensormap", 64, 64, 16, 4, 2)
+    y, _, _ = unfolded_fwd(x, randn(16, 3, 3, 3, seed=1), **steps, tile=tile)
     assert torch.equal(y.isnan().any(3)[0].nonzero().unique(), torch.tensor([1, 2, 3], device=DEVICE))
     assert int(y.isnan().sum()) == 9 * 16
 
@@ -129,7 +145,7 @@ WAYS = {  # arch, image, weights, dtype, whether
     "many-channels": ("sm_90", (16, 256, 256, 16), (64, 3, 3, 16), torch.bfloat16, False),
     "few-outputs": ("sm_90", (16, 256, 256, 3), (8, 3, 3, 3), torch.bfloat16, False),
     "few-pixels": ("sm_90", (32, 32, 32, 3), (16, 3, 3, 3), torch.bfloat16, False),
-    "large-window": ("sm_90", (16, 256, 256, 3), (64, 11, 11, 3), torch.bfloat16, False),
+    "large-window": ("sm_90", (16, 256, 256, 3), (64, 3, 87, 3), torch.bfloat16, False),
     "no-pixel": ("sm_90", (16, 1, 2**18, 3), (64, 5, 3, 3), torch.bfloat16, False),
     "other-channels": ("sm_90", (16, 256, 256, 3), (64, 3, 3, 4), torch.bfloat16, False),
 }

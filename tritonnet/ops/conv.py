@@ -1,5 +1,7 @@
 """2-D convolution and transposed convolution. The formulas stand in `tritonnet.kernels.conv2d`."""
 
+from collections.abc import Callable
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -29,7 +31,7 @@ from tritonnet.kernels.head import head_bwd, head_fits, head_fwd
 from tritonnet.kernels.runtime import beside, refuse
 from tritonnet.kernels.scaled import Operand, Scaled, scaled
 from tritonnet.kernels.sum import pixel_sum
-from tritonnet.kernels.unfold import unfold, unfolds
+from tritonnet.kernels.unfold import unfolded_fwd, unfolded_wgrad, unfolds
 from tritonnet.ops.norm import Moments, check, statistics
 from tritonnet.ops.shape import to
 
@@ -48,12 +50,11 @@ def _half(weight: Tensor) -> Scaled:
     return weight.scaled() if isinstance(weight, Parameter) else scaled(weight.data)
 
 
-def _weight_gradient(dy: Operand, x: Operand, shape: torch.Size | None = None, **window: Any) -> Buffer:
-    """`conv2d_wgrad`, which nothing waits for before the optimizer; its numbers as `shape`."""
+def _weight_gradient(dy: Operand, x: Operand, launcher: Callable[..., Buffer] = conv2d_wgrad, **window: Any) -> Buffer:
+    """`conv2d_wgrad` or another launcher of it, which nothing waits for before the optimizer."""
     read = [b for operand in (dy, x) for b in (operand if isinstance(operand, Scaled) else [operand])]
     with beside(*read) as written:
-        dw = conv2d_wgrad(dy, x, **window)
-        dw = dw if shape is None else dw.view(shape)
+        dw = launcher(dy, x, **window)
         written.append(dw)
     return dw
 
@@ -72,23 +73,25 @@ class Conv2dFunction(Function):
         ctx.window = {key: window[key] for key in ("stride", "dilation", "tf32")}
         ctx.size, ctx.shape, ctx.pad = tuple(x.shape[1:3]), w.shape, window["padding"][::2]
         steps = {key: window[key] for key in ("stride", "padding", "dilation")}
-        image, weight, weights = _like(x, half), half or w, half or w
+        image, weight = _like(x, half), half or w
         ctx.patches = half is None and unfolds(x, w, **steps)
         if ctx.patches:
-            image, weights = unfold(x, w, **steps)
-            window |= {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1)}
+            y, moments, image = unfolded_fwd(x, w, bias, **window)
+        else:
+            y, moments = conv2d_fwd(image, weight, bias, **window)
         ctx.save(image, weight)
-        y, moments = conv2d_fwd(image, weights, bias, **window)
         return (y, *moments) if moments is not None else (y, None) if window["statistics"] else y
 
     @staticmethod
     def backward(ctx: Context, dy: Buffer, *_: object) -> tuple[Buffer | None, ...]:
         x, w = ctx.saved
-        gradient = _like(dy, w)
-        window = {"kernel_size": tuple(ctx.shape[1:3]), "pad": ctx.pad, **ctx.window}
-        if ctx.patches:
-            x, window = x[..., : ctx.shape.numel() // ctx.shape[0]], {"kernel_size": (1, 1), "tf32": ctx.window["tf32"]}
-        dw = _weight_gradient(gradient, x, ctx.shape, **window) if ctx.needs[1] else None
+        gradient, kernel = _like(dy, w), tuple(ctx.shape[1:3])
+        wgrad = partial(unfolded_wgrad, channels=ctx.shape[3]) if ctx.patches else conv2d_wgrad
+        dw = (
+            _weight_gradient(gradient, x, wgrad, kernel_size=kernel, pad=ctx.pad, **ctx.window)
+            if ctx.needs[1]
+            else None
+        )
         dx = conv2d_dgrad(gradient, w, input_size=ctx.size, pad=ctx.pad, **ctx.window)[0] if ctx.needs[0] else None
         return dx, dw, _bias_gradient(dy) if ctx.needs[2] else None
 
