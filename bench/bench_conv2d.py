@@ -1,7 +1,7 @@
 """Convolutions and transposed convolutions of the U-Net at 256x256, each pass against cuDNN.
 
 `--batch` and `--precision` choose others than 16 and bf16. FLOPs: 2 * pixels * C * K * taps each pass; bytes: the two
-images and the weights, once.
+images and the weights, once. In tf32 each pass scales both its operands; a training step scales each once for all passes.
 """
 
 from collections.abc import Callable

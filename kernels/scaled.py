@@ -101,7 +101,10 @@ def _scaled_kernel(
     # every program writes the same
     scale = store_inverse(inverse_ptr, tl.max(tl.load(max_ptr + i, mask=i < programs, other=0), 0))
     for turn in range(turns):
-        m, c, live = tile_at(turn * tl.num_programs(0) + tl.program_id(0), rows, columns, BLOCK_M, BLOCK_C)
+        # from the end, which the pass before has just left in the cache
+        m, c, live = tile_at(
+            (turns - 1 - turn) * tl.num_programs(0) + tl.program_id(0), rows, columns, BLOCK_M, BLOCK_C
+        )
         x = tl.load(x_ptr + m * x0 + c * x3, mask=live, other=0.0)
         tl.store(y_ptr + m * columns + c, (x * scale).to(tl.float16), mask=live)
 
