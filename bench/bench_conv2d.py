@@ -3,6 +3,7 @@
 `--batch` and `--precision` choose others than 16 and bf16. FLOPs: 2 * pixels * C * K * taps each pass; bytes: the two
 images and the weights, once. The first convolution is timed as a training step runs it: patches, where it takes that way, are
 made by the forward and kept for the weight gradient.
+In tf32 each pass scales both its operands; a training step scales each once for all passes.
 """
 
 from collections.abc import Callable

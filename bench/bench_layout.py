@@ -10,6 +10,7 @@ from bench.cases import DEVICE, GPU, IMAGES, LOW, ROUNDING, Case, active, nbytes
 from tritonnet.kernels import upsample
 from tritonnet.kernels.cat import cat_fwd
 from tritonnet.kernels.convert import cast, image_input, nchw_to_nhwc
+from tritonnet.kernels.scaled import scaled
 
 aten = torch.ops.aten
 
@@ -65,12 +66,22 @@ def cast_float32(n: int, side: int, c: int) -> Case:
     return Case(lambda: cast(x, torch.bfloat16), lambda: x.to(torch.bfloat16), 1.5 * nbytes(x), rtol=exact)
 
 
+def scale(n: int, side: int, c: int) -> Case:
+    """Scaled float16, as tf32's convolutions multiply it: its largest element is looked for first."""
+    x = randn(n, side, side, c, dtype=torch.float32)
+
+    def theirs() -> torch.Tensor:
+        return torch.ldexp(x, 15 - torch.frexp(x.abs().amax()).exponent).half()
+
+    return Case(lambda: scaled(x).values, theirs, 2.5 * nbytes(x), rtol=0.0)
+
+
 def channels_last(n: int, side: int, c: int) -> Case:
     x = randn(n, c, side, side)
     return Case(lambda: nchw_to_nhwc(x), lambda: nhwc(x).contiguous(), 2 * nbytes(x), rtol=0.0)
 
 
 test_layout = over(
-    [cat, upsample_bilinear, upsample_bilinear_backward, upsample_nearest, cast_float32, channels_last], IMAGES
+    [cat, upsample_bilinear, upsample_bilinear_backward, upsample_nearest, cast_float32, scale, channels_last], IMAGES
 )
 test_image_conversion = over([image_conversion], {"3@256 batch16": (16, 256), "3@256 batch1": (1, 256)})

@@ -13,11 +13,15 @@ Normalization", algorithm 1 and section 3.
 The forward saves x, mean and var; the sign of y is computed again, so y need not be kept. Deterministic: no atomics,
 one partial sum a program, added in a fixed order. One launch forward (the statistics take two more), three backward (two,
 where the convolution behind has summed).
+For a tf32 convolution the forward writes y as scaled float16 at once. That needs no pass for the largest element: over M values
+none lies more than sqrt(M - 1) of their deviations from their mean, so |y| <= |w[c]| * sqrt(M) + |b[c]|.
+
 Cost: memory-bound. The forward reads x and writes y; the backward reads x and dy twice and writes dx. The pass that
 writes begins at the image's end, which the pass before has just left in the cache.
 """
 
 from dataclasses import dataclass
+from math import sqrt
 
 import torch
 import triton
@@ -26,8 +30,12 @@ import triton.language as tl
 from tritonnet.kernels.batch_norm_stats import OP, STAGES, Running, check_image, check_vectors, pick_tile
 from tritonnet.kernels.pointwise import FLOATS
 from tritonnet.kernels.runtime import INTERPRET, begin, cdiv, empty, image_of, launch, next_power_of_2, pitch
+from tritonnet.kernels.scaled import Scaled, magnitude, scale_of, store_inverse
 
-__all__ = ["Norm", "Running", "batch_norm_bwd", "batch_norm_fwd", "coefficients", "feedback", "merge_sums", "relu"]
+__all__ = [
+    "Norm", "Running", "batch_norm_bwd", "batch_norm_fwd", "batch_norm_relu_scaled", "coefficients", "feedback", "merge_sums",
+    "relu",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,14 +86,31 @@ def feedback(dw_ptr, db_ptr, rstd, c, C, pixels, TRAINING: tl.constexpr):
 
 
 @triton.jit
+def _batch_norm_bound_kernel(w_ptr, b_ptr, inverse_ptr, C, root, BLOCK_C: tl.constexpr):
+    begin()
+    top = tl.zeros((BLOCK_C,), tl.int32)
+    for first in range(0, C, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C)
+        bound = tl.full((BLOCK_C,), 1.0, tl.float32) * root
+        if w_ptr is not None:
+            bound *= tl.abs(tl.load(w_ptr + c, mask=c < C, other=0.0))
+        if b_ptr is not None:
+            bound += tl.abs(tl.load(b_ptr + c, mask=c < C, other=0.0))
+        top = tl.maximum(top, magnitude(bound))
+    store_inverse(inverse_ptr, tl.max(top, 0))
+
+
+@triton.jit
 def _batch_norm_fwd_kernel(
-    x_ptr, mean_ptr, var_ptr, w_ptr, b_ptr, y_ptr,
+    x_ptr, mean_ptr, var_ptr, w_ptr, b_ptr, inverse_ptr, y_ptr,
     pixels, C, x_pitch, y_pitch, eps,
     RELU: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     begin()
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     mean, _, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
+    if inverse_ptr is not None:
+        scale, b = scale * scale_of(inverse_ptr), b * scale_of(inverse_ptr)
     steps = tl.cdiv(pixels, BLOCK_M)
     for i in range(tl.program_id(0), steps, tl.num_programs(0)):
         m = (steps - 1 - i) * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)  # [M]
@@ -94,6 +119,9 @@ def _batch_norm_fwd_kernel(
         y = (x - mean) * scale + b
         if RELU:
             y = relu(y)
+        if inverse_ptr is not None:
+            # of a channel without deviation, rounding of a large mean may lie further off than any number could
+            y = tl.where((y > 65504.0) & (y < float("inf")), 65504.0, y)
         tl.store(y_ptr + m[:, None] * y_pitch + c[None, :], y.to(y_ptr.dtype.element_ty), mask=live)
 
 
@@ -194,8 +222,28 @@ def batch_norm_fwd(
     pixels = N * H * W
     grid, tile = pick_tile(pixels, C, 4096, 16)
     launch(
-        _batch_norm_fwd_kernel, grid, x, mean, var, w, b, y, pixels, C, pitch(x), pitch(y), float(eps),
+        _batch_norm_fwd_kernel, grid, x, mean, var, w, b, None, y, pixels, C, pitch(x), pitch(y), float(eps),
         RELU=relu, **tile,
+    )  # fmt: skip
+    return y
+
+
+def batch_norm_relu_scaled(
+    x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, w: torch.Tensor | None, b: torch.Tensor | None, *, eps: float = 1e-5
+) -> Scaled:  # fmt: skip
+    """`batch_norm_fwd` with a ReLU by x's own mean and variance, in float32, as scaled float16.
+
+    Its scale comes from a bound, so the largest element may lie as far as sqrt(N*H*W) below 2^15.
+    """
+    N, H, W, C = check_image("input", x)
+    check_vectors(C, running_mean=mean, running_var=var, weight=w, bias=b)
+    y = Scaled(empty((N, H, W, C), torch.float16), empty((1,), torch.float32))
+    pixels = N * H * W
+    launch(_batch_norm_bound_kernel, (1,), w, b, y.inverse, C, sqrt(pixels), BLOCK_C=min(next_power_of_2(C), 1024))
+    grid, tile = pick_tile(pixels, C, 4096, 16)
+    launch(
+        _batch_norm_fwd_kernel, grid, x, mean, var, w, b, y.inverse, y.values, pixels, C, pitch(x), C, float(eps),
+        RELU=True, **tile,
     )  # fmt: skip
     return y
 

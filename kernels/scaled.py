@@ -26,7 +26,10 @@ from tritonnet.kernels.pointwise import plane, tile_at
 from tritonnet.kernels.runtime import begin, cdiv, check_dtype, launch
 from tritonnet.kernels.tensor_table import BLOCK, Tables, entry, row_of, store_low
 
-__all__ = ["Operand", "Scaled", "descaled", "inverse_of", "scaled", "scaled_again", "values_of"]
+__all__ = [
+    "Operand", "Scaled", "descaled", "inverse_of", "magnitude", "scale_of", "scaled", "scaled_again", "store_inverse",
+    "values_of",
+]  # fmt: skip
 
 PROGRAMS = 1024  # at most: some eight a multiprocessor keep enough bytes in flight, and few maxima are left to compare
 
@@ -52,22 +55,26 @@ def inverse_of(x: Operand) -> torch.Tensor | None:
 
 
 @triton.jit
-def _magnitude(x):
+def magnitude(x):
     """The bits of |x|, which are in the order of the numbers; 0 of an infinity or a NaN."""
     bits = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     return tl.where(bits < 0x7F800000, bits, 0)
 
 
 @triton.jit
-def _exponent(top):
-    """Of the scale for a largest magnitude, as float32 has exponents: 127 more than they mean."""
-    return tl.where(top == 0, 127, tl.minimum(127 + 14 - ((top >> 23) - 127), 127 + 126))
+def store_inverse(inverse_ptr, top):
+    """Write the inverse of the scale for a largest magnitude; return the scale."""
+    # as float32 has exponents: 127 more than they mean
+    exponent = tl.where(top == 0, 127, tl.minimum(127 + 14 - ((top >> 23) - 127), 127 + 126))
+    tl.store(inverse_ptr, ((254 - exponent) << 23).to(tl.float32, bitcast=True))
+    return (exponent << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _power(exponent):
-    """The power of two with this exponent; with 254 less the exponent, its inverse."""
-    return (exponent << 23).to(tl.float32, bitcast=True)
+def scale_of(inverse_ptr):
+    """The scale, from its inverse."""
+    exponent = tl.load(inverse_ptr).to(tl.int32, bitcast=True) >> 23
+    return ((254 - exponent) << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -81,7 +88,7 @@ def _scaled_max_kernel(
     for turn in range(turns):
         m, c, live = tile_at(turn * tl.num_programs(0) + tl.program_id(0), rows, columns, BLOCK_M, BLOCK_C)
         x = tl.load(x_ptr + m * x0 + c * x3, mask=live, other=0.0)
-        top = tl.maximum(top, _magnitude(x))
+        top = tl.maximum(top, magnitude(x))
     tl.store(max_ptr + tl.program_id(0), tl.max(tl.max(top, 1), 0))
 
 
@@ -93,13 +100,15 @@ def _scaled_kernel(
 ):  # fmt: skip
     begin()
     i = tl.arange(0, PROGRAMS)
-    exponent = _exponent(tl.max(tl.load(max_ptr + i, mask=i < programs, other=0), 0))
-    if tl.program_id(0) == 0:
-        tl.store(inverse_ptr, _power(254 - exponent))
+    # every program writes the same
+    scale = store_inverse(inverse_ptr, tl.max(tl.load(max_ptr + i, mask=i < programs, other=0), 0))
     for turn in range(turns):
-        m, c, live = tile_at(turn * tl.num_programs(0) + tl.program_id(0), rows, columns, BLOCK_M, BLOCK_C)
+        # from the end, which the pass before has just left in the cache
+        m, c, live = tile_at(
+            (turns - 1 - turn) * tl.num_programs(0) + tl.program_id(0), rows, columns, BLOCK_M, BLOCK_C
+        )
         x = tl.load(x_ptr + m * x0 + c * x3, mask=live, other=0.0)
-        tl.store(y_ptr + m * columns + c, (x * _power(exponent)).to(tl.float16), mask=live)
+        tl.store(y_ptr + m * columns + c, (x * scale).to(tl.float16), mask=live)
 
 
 @triton.jit
@@ -113,7 +122,7 @@ def _scaled_again_max_kernel(table_ptr, block_ptr, max_ptr, width, ALIGN: tl.con
         w = tl.load(w_ptr)
     else:
         w = tl.load(w_ptr, mask=start + lane < n, other=0.0)
-    tl.store(max_ptr + i.to(tl.int64) * width + start // BLOCK, tl.max(_magnitude(w), 0))
+    tl.store(max_ptr + i.to(tl.int64) * width + start // BLOCK, tl.max(magnitude(w), 0))
 
 
 @triton.jit
@@ -126,8 +135,7 @@ def _scaled_again_inverse_kernel(table_ptr, max_ptr, width, CHUNK: tl.constexpr,
     for first in range(0, chunks, BLOCK):
         at = first + lane
         top = tl.maximum(top, tl.load(max_ptr + tl.program_id(0) * width + at, mask=at < chunks, other=0))
-    inverse_ptr = tl.load(row_ptr + 2).to(tl.pointer_type(tl.float32))
-    tl.store(inverse_ptr, _power(254 - _exponent(tl.max(top, 0))))
+    store_inverse(tl.load(row_ptr + 2).to(tl.pointer_type(tl.float32)), tl.max(top, 0))
 
 
 @triton.jit
@@ -135,8 +143,7 @@ def _scaled_again_kernel(table_ptr, block_ptr, ALIGN: tl.constexpr, BLOCK: tl.co
     begin()
     _, row_ptr, start, n = row_of(table_ptr, block_ptr, 4, BLOCK)
     lane = tl.arange(0, BLOCK)
-    inverse = tl.load(tl.load(row_ptr + 2).to(tl.pointer_type(tl.float32)))
-    scale = _power(254 - (inverse.to(tl.int32, bitcast=True) >> 23))
+    scale = scale_of(tl.load(row_ptr + 2).to(tl.pointer_type(tl.float32)))
     w_ptr = entry(row_ptr, 0, start, lane, ALIGN)
     if start + BLOCK <= n:
         whole = tl.full((BLOCK,), True, tl.int1)

@@ -13,7 +13,7 @@ from tritonnet.kernels.arithmetic import add_fwd, expand, mul_fwd
 from tritonnet.kernels.augment import PARAMETERS, augment_fwd
 from tritonnet.kernels.average import average_update
 from tritonnet.kernels.avg_pool2d import avg_pool2d_bwd, avg_pool2d_fwd
-from tritonnet.kernels.batch_norm import Norm, batch_norm_bwd, batch_norm_fwd
+from tritonnet.kernels.batch_norm import Norm, batch_norm_bwd, batch_norm_fwd, batch_norm_relu_scaled
 from tritonnet.kernels.batch_norm_pool import batch_norm_pool_bwd, batch_norm_pool_fwd
 from tritonnet.kernels.batch_norm_stats import Running, batch_norm_merge, batch_norm_stats
 from tritonnet.kernels.binary_cross_entropy import binary_cross_entropy_fwd
@@ -216,6 +216,8 @@ def batch_norms(p: Precision) -> None:
         running = Running(buffer(c), buffer(c), 0.1, buffer(1, dtype=torch.int64)[0])
         batch_norm_stats(x, running)
         batch_norm_fwd(x, vector, vector, vector, vector, relu=True)
+        if p.dtype == torch.float32:
+            batch_norm_relu_scaled(x, vector, vector, vector, vector)
         batch_norm_bwd(x, x, vector, vector, vector, vector, relu=True)
         batch_norm_bwd(x, x, vector, vector, vector, vector, training=False)
     batch_norm_merge(buffer(1000), buffer(1000, 64), buffer(1000, 64), running=None)

@@ -7,7 +7,7 @@ from torch.nn import functional as torch_f
 
 import tritonnet as tn
 from tritonnet.kernels import runtime
-from tritonnet.kernels.batch_norm import batch_norm_bwd, batch_norm_fwd
+from tritonnet.kernels.batch_norm import batch_norm_bwd, batch_norm_fwd, batch_norm_relu_scaled
 from tritonnet.kernels.batch_norm_pool import batch_norm_pool_fwd
 from tritonnet.kernels.batch_norm_stats import batch_norm_merge, batch_norm_stats
 from tritonnet.ops.norm import batch_norm, batch_norm_relu, batch_norm_relu_max_pool2d
@@ -40,6 +40,40 @@ def leaf(x: torch.Tensor) -> torch.Tensor:
 def rtol(dtype: torch.dtype) -> float:
     """1e-5 in float32, where sums of 1e6 terms lie between; plus one rounding of the result in 16 bits."""
     return 1e-5 if dtype == torch.float32 else 1e-5 + 2 * EPS[dtype]
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_scaled_float16_is_the_same_rounded(case: str, affine: bool) -> None:
+    """Also where one value lies as far off as a value can: nothing overflows."""
+    x = randn(*CASES[case], seed=1)
+    x[0, 0, 0, 0] = 1e4
+    c = x.shape[3]
+    w, b = (vector(c, 3), vector(c, 4)) if affine else (None, None)
+    mean, var = batch_norm_stats(x)
+    expected = to64(batch_norm_fwd(x, mean, var, w, b, relu=True))
+    y = batch_norm_relu_scaled(pitched(x), mean, var, w, b)
+    # 2^-25: half the smallest float16
+    off = (to64(y.values) - expected / to64(y.inverse)).abs()
+    assert (off <= 1.01 * EPS[torch.float16] * expected / to64(y.inverse) + 2.0**-25).all()
+    pixels = x.numel() / c
+    size = torch.ones(c, dtype=torch.float64) if w is None else to64(w).abs()
+    bound = float((size * pixels**0.5 + (0.0 if b is None else to64(b).abs())).max())
+    assert 0.99 * 2.0**14 <= bound / float(y.inverse) < 1.01 * 2.0**15
+
+
+def test_scaled_float16_of_a_channel_without_deviation_stays_finite() -> None:
+    """Its mean may be rounded, and the rest counts as many deviations: 1e6 has a distance of 0.06 to the next number."""
+    x = torch.full((1, 1, 2, 1), 1e6, device=DEVICE)
+    mean, var = x[0, 0, 0] - 0.0625, torch.zeros(1, device=DEVICE)
+    y = batch_norm_relu_scaled(x, mean, var, None, None)
+    assert (y.values == 65504).all()
+
+
+def test_scaled_float16_keeps_nan() -> None:
+    x, one = randn(1, 2, 2, 2), torch.ones(2, device=DEVICE)
+    x[0, 0, 1, 1] = float("nan")
+    assert torch.equal(batch_norm_relu_scaled(x, one, one, None, None).values.isnan(), x.isnan())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

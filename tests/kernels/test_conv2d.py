@@ -170,6 +170,11 @@ def test_who_cannot_sum_says_so():
     norm = Norm(randn(16), randn(16), None, None)
     for tile in (SMALL, Tile("tensormap", 256, 128, 16, 8, 2, rows=16)):  # by pointers; too large for z's registers
         assert conv2d_dgrad(dy, w, input_size=(4, 4), norm=norm, z=z, tile=tile)[1] is None
+    box = {"input_size": (4, 4), "tile": Tile("tensormap", 64, 32, 16, 4, 2, rows=4)}
+    assert conv2d_dgrad(dy, w, norm=norm, z=z, **box)[1] is not None
+    dx, sums = conv2d_dgrad(dy, w, norm=norm, z=pitched(z), **box)  # its rows are no 16 bytes apart
+    assert sums is None
+    assert torch.equal(dx, conv2d_dgrad(dy, w, **box)[0])
 
 
 def test_nan_passes_the_relu_before_the_store():

@@ -96,6 +96,12 @@ def test_what_is_scaled_stays() -> None:
 def test_refuses() -> None:
     with pytest.raises(Refused, match=r"\[scaled\] x must be float32, got float16"):
         scaled(randn(5).half())
+    x, w = randn(1, 4, 4, 16), scaled(randn(16, 1, 1, 16))
+    for operand in (x, scaled(x)):
+        with pytest.raises(
+            Refused, match=r"\[conv2d\] scaled operands must be those of a problem that tensor-map kernels"
+        ):
+            conv2d_fwd(operand, w, tile=Tile("gather", 16, 16, 16, 4, 2))
     with pytest.raises(Refused, match="images with one pitch"):
         scaled(randn(2, 3, 4, 5).permute(0, 3, 1, 2))
 

@@ -100,7 +100,11 @@ def test_convolution_over_patches(case, dtype):
     dy = randn(*y.shape, dtype=dtype, seed=2)
     y64.backward(nchw(dy))
     rest = {"kernel_size": (r, s), "stride": steps[0], "pad": (steps[1][0], steps[1][2]), "dilation": steps[2]}
-    for splits, taps in ((1, 1), (3, 1), (3, 3 if r == 3 and steps[0][0] == steps[2][0] == 1 and r * s * c > 16 else 1)):
+    for splits, taps in (
+        (1, 1),
+        (3, 1),
+        (3, 3 if r == 3 and steps[0][0] == steps[2][0] == 1 and r * s * c > 16 else 1),
+    ):
         tile = Tile("tensormap", 64, 32, 32, 4, 2, splits, rows=2, taps=taps)
         dw = unfolded_wgrad(dy, patches, channels=c, tile=tile, **rest)
         assert dw.is_contiguous()

@@ -172,20 +172,23 @@ def test_tf32_scales_each_buffer_once(ours, theirs, x, w, window, scaled, tensor
     assert launches.count("_scaled_kernel") == scaled
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_batch_norm_relu_conv2d_in_tf32(recompute, tensor_maps):
+def test_batch_norm_relu_conv2d_in_tf32(recompute, training, tensor_maps):
     """Against the same by float32 products, whose ReLU cuts the same values off."""
     results, launches = [], []
     for precision in ("tf32", "fp32"):
         tn.set_precision(precision)
-        norm = nn.BatchNorm2d(16)
+        norm = nn.BatchNorm2d(16).train(training)
         inputs = [randn(2, 16, 7, 6), randn(32, 16, 3, 3, seed=5) / 12, randn(32, seed=6)]
         x, w, b = (tn.from_torch(t, requires_grad=True) for t in inputs)
         with observing(lambda name, *_: launches.append(name)):
             y, _ = ops.batch_norm_relu_conv2d(x, norm.arguments(), w, b, padding=1, recompute=recompute)
             y.backward(tn.from_torch(randn(2, 32, 7, 6, seed=7)))
         results.append([y, x.grad, w.grad, norm.weight.grad, norm.bias.grad])
-    assert launches.count("_scaled_kernel") == 3 + recompute
+    # in training the batch norm writes scaled float16 itself
+    assert launches.count("_scaled_kernel") == (2 if training else 3 + recompute)
+    assert launches.count("_batch_norm_bound_kernel") == (1 + recompute if training else 0)
     for name, ours, expected in zip(("y", "dx", "dw", "dscale", "dshift"), *results, strict=True):
         assert_close(ours.torch(), expected.torch(), 2**-11, what=name)
 

@@ -17,7 +17,7 @@ from tritonnet.autograd import (
     storage_dtype,
     uses_tf32,
 )
-from tritonnet.kernels.batch_norm import Norm, Running, batch_norm_bwd, batch_norm_fwd
+from tritonnet.kernels.batch_norm import Norm, Running, batch_norm_bwd, batch_norm_fwd, batch_norm_relu_scaled
 from tritonnet.kernels.conv2d import (
     conv2d_dgrad,
     conv2d_fwd,
@@ -120,6 +120,13 @@ class ConvTranspose2dFunction(Function):
         return dx, dw, _bias_gradient(dy) if ctx.needs[2] else None
 
 
+def _between(x: Buffer, norm: Norm, other: Operand | None, training: bool) -> Operand:
+    """The image between batch norm and convolution, as what it is multiplied with."""
+    if training and isinstance(other, Scaled):
+        return batch_norm_relu_scaled(x, norm.mean, norm.var, norm.w, norm.b, eps=norm.eps)
+    return _like(batch_norm_fwd(x, norm.mean, norm.var, norm.w, norm.b, eps=norm.eps, relu=True), other)
+
+
 class BatchNormReluConv2dFunction(Function):
     @staticmethod
     def forward(
@@ -135,10 +142,9 @@ class BatchNormReluConv2dFunction(Function):
             ctx.save(x, w)
             ctx.tf32 = window["tf32"]
             return head_fwd(x, ctx.norm, w, bias, tf32=ctx.tf32), None
-        between = batch_norm_fwd(x, mean, var, scale, shift, eps=eps, relu=True)
         ctx.window = {key: window[key] for key in ("stride", "dilation", "tf32")}
         ctx.size, ctx.kernel, ctx.pad = tuple(x.shape[1:3]), tuple(w.shape[1:3]), window["padding"][::2]
-        image, weight = _like(between, half), half or w
+        image, weight = _between(x, ctx.norm, half, training), half or w
         ctx.save(x, None if recompute else image, weight)
         y, moments = conv2d_fwd(image, weight, bias, **window)
         return (y, *moments) if moments is not None else (y, None)
@@ -153,7 +159,7 @@ class BatchNormReluConv2dFunction(Function):
             x, between, w = ctx.saved
             norm, gradient = ctx.norm, _like(dy, w)
             if between is None:
-                between = _like(batch_norm_fwd(x, *norm.buffers, eps=norm.eps, relu=True), w)
+                between = _between(x, norm, w, ctx.training)
             window = {"pad": ctx.pad, **ctx.window}
             dw = _weight_gradient(gradient, between, kernel_size=ctx.kernel, **window) if ctx.needs[3] else None
             between, sums = conv2d_dgrad(gradient, w, input_size=ctx.size, norm=norm, z=x, **window)
