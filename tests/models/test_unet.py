@@ -12,6 +12,7 @@ import tritonnet as tn
 from tritonnet import models, nn
 from tritonnet.kernels import runtime
 from tritonnet.kernels.cat import cat_fwd
+from tritonnet.kernels.scaled import Scaled
 from tritonnet.nn.functional import cat
 from tritonnet.ops import norm
 
@@ -320,6 +321,7 @@ def test_training_in_tf32(tensor_maps) -> None:
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item())
+            assert sum(isinstance(p.low, Scaled) for p in model.parameters()) == (6 if precision == "tf32" else 0)
             model.eval()
             with tn.no_grad():
                 after = model(tn.from_torch(x)).torch()
