@@ -256,7 +256,7 @@ def merge_sums(tile_dw: torch.Tensor, tile_db: torch.Tensor) -> tuple[torch.Tens
     launch(
         _batch_norm_bwd_merge_kernel, (cdiv(C, block_c),),
         tile_dw, tile_db, dw, db, tiles, C,
-        BLOCK_T=min(512, next_power_of_2(tiles)), BLOCK_C=block_c, num_warps=8,
+        BLOCK_T=min(1024, next_power_of_2(tiles)), BLOCK_C=block_c, num_warps=16 if tiles > 512 else 8,
     )  # fmt: skip
     return dw, db
 

@@ -227,10 +227,11 @@ def batch_norm_merge(
     out_mean, out_var = (empty((C,), torch.float32) for _ in range(2))
     # An average over all batches reads the count that the first program raises: one program then.
     block_c = runtime.next_power_of_2(C) if cumulative or runtime.INTERPRET else 8
-    block_t = max(1, min(4096 // block_c, runtime.next_power_of_2(tiles)))
+    warps = 16 if tiles > 512 else 8
+    block_t = max(1, min(512 * warps // block_c, runtime.next_power_of_2(tiles)))
     launch(
         _batch_norm_merge_kernel, (cdiv(C, block_c),),
         count, mean, m2, out_mean, out_var, *arguments, tiles, C, momentum,
-        CUMULATIVE=cumulative, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=8,
+        CUMULATIVE=cumulative, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=warps,
     )  # fmt: skip
     return out_mean, out_var

@@ -195,7 +195,7 @@ def _conv2d_box_wgrad_kernel(
     dw_ptr, part_ptr,  # part: of each split of each shared tile [TAPS, BLOCK_M, BLOCK_N]
     P, Q, C, K, boxes, boxes_per_split, whole, shared,  # tiles: the first `whole`, then `shared` ones by several programs each
     R: tl.constexpr, S: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr, DIL_H: tl.constexpr, DIL_W: tl.constexpr,
-    TAPS: tl.constexpr,  # taps a program: 1, or the 3 of a column, which share the rows of a box
+    TAPS: tl.constexpr,  # taps a program: 1, or the 3 of a column, which share dy
     FLAT: tl.constexpr,  # whether the box is one run of pixels, so that dy needs no reshape
     UPCAST: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -214,30 +214,21 @@ def _conv2d_box_wgrad_kernel(
     acc2 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for box in range(first, last):
         n0, p0, q0 = box // (boxes_h * boxes_w) * IMAGES, box // boxes_w % boxes_h * ROWS, box % boxes_w * COLUMNS
-        if TAPS == 3:
-            dys = ()  # type: Any
-            for i in tl.static_range(ROWS):
-                dy = tl.reshape(dy_map.load([n0, p0 + i, q0, k0]), (COLUMNS, BLOCK_M))
-                dys += (tl.trans(dy.to(tl.float32) if UPCAST else dy),)
-            for i in tl.static_range(ROWS + 2):  # row i of x meets row i of dy at the first tap, i - 1 at the next, ...
-                x = tl.reshape(x_map.load([n0, p0 + dh + i, q0 + dw, c0]), (COLUMNS, BLOCK_N))
-                if UPCAST:
-                    x = x.to(tl.float32)
-                if i < ROWS:
-                    acc = tl.dot(dys[i], x, acc)
-                if i >= 1 and i <= ROWS:
-                    acc1 = tl.dot(dys[i - 1], x, acc1)
-                if i >= 2:
-                    acc2 = tl.dot(dys[i - 2], x, acc2)
+        if FLAT:
+            dy = dy_map.load([box * BLOCK_K, k0])
         else:
-            if FLAT:
-                dy = dy_map.load([box * BLOCK_K, k0])
-            else:
-                dy = tl.reshape(dy_map.load([n0, p0, q0, k0]), (BLOCK_K, BLOCK_M))
-            x = tl.reshape(x_map.load([n0, p0 + dh, q0 + dw, c0]), (BLOCK_K, BLOCK_N))
+            dy = tl.reshape(dy_map.load([n0, p0, q0, k0]), (BLOCK_K, BLOCK_M))
+        x = tl.reshape(x_map.load([n0, p0 + dh, q0 + dw, c0]), (BLOCK_K, BLOCK_N))
+        if UPCAST:
+            dy, x = dy.to(tl.float32), x.to(tl.float32)
+        acc = tl.dot(tl.trans(dy), x, acc)
+        if TAPS == 3:
+            x1 = tl.reshape(x_map.load([n0, p0 + dh + DIL_H, q0 + dw, c0]), (BLOCK_K, BLOCK_N))
+            x2 = tl.reshape(x_map.load([n0, p0 + dh + 2 * DIL_H, q0 + dw, c0]), (BLOCK_K, BLOCK_N))
             if UPCAST:
-                dy, x = dy.to(tl.float32), x.to(tl.float32)
-            acc = tl.dot(tl.trans(dy), x, acc)
+                x1, x2 = x1.to(tl.float32), x2.to(tl.float32)
+            acc1 = tl.dot(tl.trans(dy), x1, acc1)
+            acc2 = tl.dot(tl.trans(dy), x2, acc2)
     m, n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     live = (k0 + m < K)[:, None] & (c0 + n < C)[None, :]
     out = dw_ptr + k0.to(tl.int64) * (R * S * C) + tap * C + c0
@@ -361,13 +352,12 @@ def dgrad(
 def wgrad(dy: Operand, x: Operand, dw: torch.Tensor, g: Geometry, t: Tile) -> None:
     """Write the weight gradient to dw (1, K, R, S, C). See `conv2d_wgrad`."""
     box = _Box.of(t, t.block_k)
-    column = t.taps == 3
-    side = [1, 1, box.columns] if column else [box.images, box.rows, box.columns]
+    side = [box.images, box.rows, box.columns]
     boxes = box.count(g.N, g.P, g.Q)
     run = (box.columns == g.Q or box.rows == 1) and (box.rows == g.P or box.images == 1) and (
         box.columns == g.Q or box.images == 1
     )  # fmt: skip
-    flat = not column and run and g.N % box.images == 0 and g.P % box.rows == 0 and g.Q % box.columns == 0
+    flat = run and g.N % box.images == 0 and g.P % box.rows == 0 and g.Q % box.columns == 0
     source, image = values_of(dy), values_of(x)
     dy_map = (
         TensorDescriptor(source, [g.N * g.P * g.Q, g.K], [pitch(source), 1], [t.block_k, t.block_m])

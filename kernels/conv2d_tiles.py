@@ -15,8 +15,7 @@ from tritonnet.kernels.runtime import INTERPRET, arch, cdiv, multiprocessors, ne
 from tritonnet.kernels.tile_table import user_table
 
 __all__ = [
-    "Geometry", "Tile", "flattens", "kernel_form", "mappable", "pick_tile", "pixel_tile", "split_count", "three_taps",
-    "wgrad_tiles",
+    "Geometry", "Tile", "flattens", "kernel_form", "mappable", "pick_tile", "pixel_tile", "split_count", "wgrad_tiles",
 ]  # fmt: skip
 
 LARGEST_BLOCK = 2**19  # elements of one block on the interpreter, which is fastest with few large programs
@@ -41,8 +40,8 @@ class Tile:
         1  # tensormap: the pixel tile is images x rows x (pixels / images / rows); patch: rows x (pixels / rows)
     )
     images: int = 1
-    # tensormap: 3 in a weight gradient are the taps of a column, which share the rows that a program reads; else four rows
-    # of pixels share them (the box is 1 x 4 x columns). Where `three_taps`
+    # tensormap, where R is 3: in a weight gradient 3 are the taps of a column, which share a tile of dy; else they say that four
+    # rows of pixels share what is read (the box is 1 x 4 x columns; rows without dilation)
     taps: int = 1
     whole: int = 0  # tensormap weight gradient: of its tiles, how many have a program each; the rest have `splits`
 
@@ -127,7 +126,7 @@ def _pick(name: str, g: Geometry, dtype: torch.dtype, form: str, arch: str, foun
             splits = max(1, min(2 * multiprocessors() // programs, steps // 16))
         elif most == 256 and arch == "sm_120":
             stages = min(stages, 3)  # four are more than its shared memory
-        if narrow and name == "conv2d_fwd" and three_taps(g) and depth % 32 == 0:
+        if narrow and name == "conv2d_fwd" and g.R == 3 and g.dilation[0] == 1 and depth % 32 == 0:
             # rows that share what is read, 64 bytes a step; others than sm_90 have fewer registers to give
             room = arch == "sm_90" or (arch != "sm_120" and dtype != torch.float32)
             if side[0] % 4 == 0 and side[1] % 64 == 0 and room:
@@ -169,14 +168,15 @@ def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
         )
     if form == "tensormap":
         short = pixels <= 2**14 and max(g.C, g.K) > 64  # many small tiles rather than many shares
-        row = three_taps(g) and max(g.C, g.K) <= 64 and g.Q >= 32  # taps share rows: few channels gain by it
+        column = g.R == 3 and max(g.C, g.K) <= 64  # three taps share one tile of dy: few channels gain by it
         few = arch in ("sm_100", "sm_120")  # the compiler has fewer registers to give there
         block_m = 128 if g.K > 64 and not short else 64
-        block_n = 64 if row or g.C % 128 else 256 if g.C % 256 == 0 and block_m == 128 and not few else 128
+        block_n = 64 if column or g.C % 128 else 256 if g.C % 256 == 0 and block_m == 128 and not few else 128
         block_n = min(block_n, max(next_power_of_2(g.C), 16)) if g.S == 1 else block_n  # patches of few channels
-        block_k = 128 if block_n < 64 else 64  # small tiles: more pixels, so that as many bytes are on their way
+        # of small tiles more pixels at once, so that as many bytes are on their way
+        block_k = 128 if column and (block_n < 64 or arch != "sm_120") else 64
         images, rows, columns = pixel_tile(g.N, g.P, g.Q, block_k, wide=True)
-        taps, warps = 3 if row else 1, 8 if block_m * block_n >= (16384 if few else 32768) else 4
+        taps, warps = 3 if column else 1, 8 if block_m * block_n >= (16384 if few else 32768) else 4
         splits, whole = _shares(
             wgrad_tiles(g, block_m, block_n, taps),
             (1 if warps == 8 else 2) * multiprocessors(),
@@ -194,11 +194,6 @@ def _pick_wgrad(g: Geometry, dtype: torch.dtype, form: str, arch: str) -> Tile:
     return Tile(
         "gather", block_m, block_n, block_k, 8 if block_m * block_n >= 16384 else 4, 3 if wide else 2, splits=splits
     )
-
-
-def three_taps(g: Geometry) -> bool:
-    """Whether the three taps of a column lie in rows that follow each other."""
-    return g.R == 3 and g.dilation[0] == 1
 
 
 def wgrad_tiles(g: Geometry, block_m: int, block_n: int, taps: int) -> int:

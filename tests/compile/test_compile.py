@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import CASES, GEMM, PRECISIONS, Precision, convolution
+from cases import CASES
 from compiler import SHARED, Launch, compile_for, record
+from convolutions import GEMM, PRECISIONS, Precision, convolution
 
 from tritonnet.autograd import Context
 from tritonnet.measure.tune import Problem

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tritonnet.kernels.conv2d import conv2d_dgrad, conv2d_fwd, conv2d_wgrad
-from tritonnet.kernels.conv2d_tiles import Geometry, Tile, pick_tile, split_count, three_taps, wgrad_tiles
+from tritonnet.kernels.conv2d_tiles import Geometry, Tile, pick_tile, split_count, wgrad_tiles
 from tritonnet.kernels.runtime import arch, cdiv, multiprocessors, next_power_of_2
 from tritonnet.kernels.scaled import scaled
 from tritonnet.measure.timer import measure
@@ -32,10 +32,8 @@ FORWARD = [
 WEIGHTS = [
     (128, 128, 64, 4, 2, 1), (128, 128, 64, 4, 3, 1), (128, 128, 64, 8, 3, 1), (128, 128, 128, 8, 2, 1), (128, 256, 64, 8, 3, 1),
     (256, 128, 64, 8, 3, 1), (64, 64, 64, 4, 3, 1), (128, 64, 64, 4, 3, 1), (64, 128, 64, 4, 3, 1),
-    # taps of a column: pixels of 1, 2 or 4 rows
-    (64, 64, 64, 4, 3, 3), (64, 64, 128, 4, 2, 3), (64, 64, 128, 4, 3, 3), (64, 64, 256, 4, 2, 3), (64, 64, 128, 8, 2, 3),
-    (128, 64, 128, 8, 2, 3), (128, 64, 128, 4, 2, 3), (128, 64, 64, 8, 3, 3), (64, 128, 128, 8, 2, 3), (64, 128, 128, 8, 3, 3),
-    (64, 128, 128, 4, 2, 3), (128, 128, 128, 8, 2, 3),
+    (64, 64, 64, 4, 3, 3), (64, 64, 128, 4, 2, 3), (64, 64, 128, 4, 3, 3), (128, 64, 64, 8, 3, 3), (128, 64, 64, 4, 2, 3),
+    (128, 64, 128, 8, 2, 3), (64, 128, 64, 4, 2, 3), (64, 128, 64, 8, 3, 3), (64, 128, 128, 8, 2, 3), (128, 128, 64, 8, 2, 3),
     # patches of few channels
     (64, 16, 64, 4, 3, 3), (64, 16, 64, 4, 4, 3), (64, 16, 128, 4, 3, 3), (64, 16, 128, 8, 3, 3), (64, 16, 256, 4, 2, 3),
     (64, 32, 64, 4, 3, 1), (64, 32, 128, 4, 3, 1), (64, 16, 64, 4, 3, 1), (64, 16, 128, 4, 3, 1),
@@ -85,13 +83,12 @@ def _forward_tiles(name: str, g: Geometry, now: Tile) -> Iterable[Tile]:
 def _weight_tiles(g: Geometry, form: str) -> Iterable[Tile]:
     """Rows of dw are channels of dy, columns those of x; whole waves of tiles alone, or all of them shared."""
     for block_m, block_n, pixels, warps, stages, taps in WEIGHTS:
-        if block_m > max(g.K, 64) or block_n > max(g.C, 64) or (taps > 1 and (form == "patch" or not three_taps(g))):
+        if block_m > max(g.K, 64) or block_n > max(g.C, 64) or (taps > 1 and (form == "patch" or g.R != 3)):
             continue
         if block_n < 64 and (g.S > 1 or block_n != max(next_power_of_2(g.C), 16)):
             continue
-        heights = [max(1, pixels // next_power_of_2(g.Q))]
-        if taps == 3:
-            heights = [n for n in (1, 2, 4) if 32 <= pixels // n <= min(next_power_of_2(g.Q), 256)]
+        rows = max(1, pixels // next_power_of_2(g.Q))
+        images = max(1, rows // next_power_of_2(g.P)) if form == "tensormap" else 1
         tiles, steps = wgrad_tiles(g, block_m, block_n, taps), cdiv(g.N * g.P * g.Q, pixels)
         shares = {(split_count(tiles, steps, waves), 0) for waves in (1, 2, 4)}
         if form == "tensormap":
@@ -100,8 +97,7 @@ def _weight_tiles(g: Geometry, form: str) -> Iterable[Tile]:
                     splits = waves * wave // max(1, tiles - whole)
                     if splits == 1 or 1 < splits <= steps // 4:
                         shares.add((splits, whole))
-        for rows, (splits, whole) in itertools.product(heights, sorted(shares)):
-            images = max(1, rows // next_power_of_2(g.P)) if form == "tensormap" and taps == 1 else 1
+        for splits, whole in sorted(shares):
             yield Tile(form, block_m, block_n, pixels, warps, stages, splits, rows // images, images, taps, whole)
 
 
