@@ -83,7 +83,7 @@ class Layer:
         """A network's first convolution by its op, and what that keeps: the image or its patches, which the forward makes."""
         ctx = Context((False, True, False))
         window = {"stride": (1, 1), "padding": (self.taps // 2,) * 4, "dilation": (1, 1), "tf32": self.tf32}
-        return Conv2dFunction.forward(ctx, x, w, None, statistics=False, **window), ctx
+        return Conv2dFunction.forward(ctx, x, w, None, half=None, statistics=False, **window), ctx
 
     def ours(self) -> torch.Tensor:
         """The same by our launchers."""

@@ -1,6 +1,7 @@
 """Whole networks beside PyTorch: training steps, inference, and how the cost grows with the batch and the image.
 
-    python -m bench.bench_step [--cases train,inference,poster,scaling | unet-16-256-bf16,...] [--kind step|gradients|forward]
+    python -m bench.bench_step [--cases train,recompute,inference,poster,scaling | unet-16-256-bf16,...]
+                               [--kind step|gradients|forward]
                                [--peers eager,graph,compile,compile-graph,max-autotune,max-autotune-graph]
                                [--rows FILE] [--seconds 540]
 
@@ -31,6 +32,7 @@ from tritonnet.measure.profile import kernel_times
 
 GROUPS = {
     "train": ["unet-1-256-bf16", "unet-16-256-bf16", "unet-32-256-bf16", "unet-1-256-tf32", "unet-16-256-tf32"],
+    "recompute": ["recompute-16-256-bf16"],
     "poster": ["poster-1-32-bf16", "poster-32-32-bf16", "poster-199-32-bf16"],
     "inference": ["unet-1-256-bf16", "unet-16-256-bf16"],
     "scaling": [f"unet-{n}-256-bf16" for n in (1, 2, 4, 8, 16, 32, 64)]

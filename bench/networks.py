@@ -86,7 +86,12 @@ def our_network(net: Net) -> tn.nn.Module:
         return tn.nn.Sequential(*mlp(net.side, tn.nn))
     if net.model == "overfeat":
         return tn.nn.Sequential(*overfeat(net.side, tn.nn))
-    return tn.models.PosterUNet(3, 2) if net.model == "poster" else tn.models.UNet(3, 2, 64 // WIDTH, 4 if GPU else 1)
+    if net.model == "poster":
+        return tn.models.PosterUNet(3, 2)
+    network = tn.models.UNet(3, 2, 64 // WIDTH, 4 if GPU else 1)
+    if net.model == "recompute":
+        network.recompute()
+    return network
 
 
 def their_network(net: Net) -> nn.Module:
