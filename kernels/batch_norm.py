@@ -22,6 +22,7 @@ writes begins at the image's end, which the pass before has just left in the cac
 
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import torch
 import triton
@@ -36,6 +37,9 @@ __all__ = [
     "Norm", "Running", "batch_norm_bwd", "batch_norm_fwd", "batch_norm_relu_scaled", "coefficients", "feedback", "merge_sums",
     "relu",
 ]  # fmt: skip
+
+
+FEW = 32  # tiles whose sums every program adds: a launch of its own would cost more
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,26 @@ def coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps):
 
 
 @triton.jit
-def feedback(dw_ptr, db_ptr, rstd, c, C, pixels, TRAINING: tl.constexpr):
-    """(db / M, rstd * dw / M) of channels c, each [1, C]: how the gradient returns through the batch's statistics."""
+def feedback(
+    dw_ptr, db_ptr, whole_dw_ptr, whole_db_ptr, tiles, rstd, c, C, pixels, TRAINING: tl.constexpr, BLOCK_T: tl.constexpr
+):  # fmt: skip
+    """(db / M, rstd * dw / M) of channels c, each [1, C]: how the gradient returns through the batch's statistics.
+
+    Every program adds the shares of the few `tiles`, and the first writes what they add up to, unless it is there already.
+    """
+    t = tl.arange(0, BLOCK_T)  # [T]
+    at, live = t[:, None] * C + c[None, :], (t < tiles)[:, None] & (c < C)[None, :]
+    dw = tl.sum(tl.load(dw_ptr + at, mask=live, other=0.0), 0)
+    db = tl.sum(tl.load(db_ptr + at, mask=live, other=0.0), 0)
+    if whole_dw_ptr is not None:
+        if tl.program_id(0) == 0:
+            tl.store(whole_dw_ptr + c, dw, mask=c < C)
+            tl.store(whole_db_ptr + c, db, mask=c < C)
     shift = tl.zeros_like(rstd)
     slope = tl.zeros_like(rstd)
     if TRAINING:
-        shift = tl.load(db_ptr + c, mask=c < C, other=0.0)[None, :] / pixels
-        slope = tl.load(dw_ptr + c, mask=c < C, other=0.0)[None, :] * rstd / pixels
+        shift = db[None, :] / pixels
+        slope = dw[None, :] * rstd / pixels
     return shift, slope
 
 
@@ -172,14 +189,15 @@ def _batch_norm_bwd_merge_kernel(
 
 @triton.jit
 def _batch_norm_bwd_kernel(
-    dy_ptr, x_ptr, mean_ptr, var_ptr, w_ptr, b_ptr, dw_ptr, db_ptr, dx_ptr,
-    pixels, C, dy_pitch, x_pitch, eps,
-    RELU: tl.constexpr, TRAINING: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    dy_ptr, x_ptr, mean_ptr, var_ptr, w_ptr, b_ptr, dw_ptr, db_ptr, whole_dw_ptr, whole_db_ptr,
+    tiles, dx_ptr, pixels, C, dy_pitch, x_pitch, eps,
+    RELU: tl.constexpr, TRAINING: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     begin()
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     mean, rstd, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
-    shift, slope = feedback(dw_ptr, db_ptr, rstd, c, C, pixels, TRAINING)
+    shift, slope = feedback(dw_ptr, db_ptr, whole_dw_ptr, whole_db_ptr, tiles, rstd, c, C, pixels, TRAINING, BLOCK_T)
     steps = tl.cdiv(pixels, BLOCK_M)
     for i in range(tl.program_id(0), steps, tl.num_programs(0)):
         m = (steps - 1 - i) * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)  # [M]
@@ -248,17 +266,25 @@ def batch_norm_relu_scaled(
     return y
 
 
-def merge_sums(tile_dw: torch.Tensor, tile_db: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Add up partial sums, two buffers of float32 (tiles, C), over the tiles; return dw and db, float32 (C,)."""
+def merge_sums(
+    tile_dw: torch.Tensor, tile_db: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, tuple[Any, ...], dict[str, int]]:
+    """Add up partial sums, two buffers of float32 (tiles, C), over the tiles, or leave it to `feedback`.
+
+    Returns:
+        dw and db, float32 (C,), and what a kernel takes for `feedback`, which writes them where the tiles are few.
+    """
     tiles, C = tile_dw.shape
     dw, db = (empty((C,), torch.float32) for _ in range(2))
+    if 0 < tiles <= FEW:
+        return dw, db, (tile_dw, tile_db, dw, db, tiles), {"BLOCK_T": next_power_of_2(tiles)}
     block_c = next_power_of_2(C) if INTERPRET else 8
     launch(
         _batch_norm_bwd_merge_kernel, (cdiv(C, block_c),),
         tile_dw, tile_db, dw, db, tiles, C,
         BLOCK_T=min(1024, next_power_of_2(tiles)), BLOCK_C=block_c, num_warps=16 if tiles > 512 else 8,
     )  # fmt: skip
-    return dw, db
+    return dw, db, (dw, db, None, None, 1), {"BLOCK_T": 1}
 
 
 def batch_norm_bwd(
@@ -297,11 +323,11 @@ def batch_norm_bwd(
             _batch_norm_bwd_stats_kernel, grid, dy, x, mean, var, w, b, *sums, pixels, C, pitch(dy), pitch(x), float(eps),
             RELU=relu, STAGES=STAGES, **tile,
         )  # fmt: skip
-    dw, db = merge_sums(*sums)
+    dw, db, shares, constants = merge_sums(*sums)
     dx = empty((N, H, W, C), x.dtype)
     grid, tile = pick_tile(pixels, C, 4096, 4)
     launch(
-        _batch_norm_bwd_kernel, grid, dy, x, mean, var, w, b, dw, db, dx, pixels, C, pitch(dy), pitch(x), float(eps),
-        RELU=relu, TRAINING=training, **tile,
+        _batch_norm_bwd_kernel, grid, dy, x, mean, var, w, b, *shares, dx, pixels, C, pitch(dy), pitch(x), float(eps),
+        RELU=relu, TRAINING=training, **constants, **tile,
     )  # fmt: skip
     return dx, dw, db

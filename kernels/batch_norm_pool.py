@@ -154,14 +154,14 @@ def _batch_norm_pool_bwd_stats_kernel(
 
 @triton.jit
 def _batch_norm_pool_bwd_kernel(
-    dy_ptr, dz_ptr, x_ptr, mean_ptr, var_ptr, w_ptr, b_ptr, dw_ptr, db_ptr, dx_ptr,
-    windows, pixels, H, W, ROWS, COLUMNS, C, dy_pitch, dz_pitch, x_pitch, eps,
-    TRAINING: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    dy_ptr, dz_ptr, x_ptr, mean_ptr, var_ptr, w_ptr, b_ptr, dw_ptr, db_ptr, whole_dw_ptr, whole_db_ptr,
+    tiles, dx_ptr, windows, pixels, H, W, ROWS, COLUMNS, C, dy_pitch, dz_pitch, x_pitch, eps,
+    TRAINING: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     begin()
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)  # [C]
     mean, rstd, scale, b = coefficients(mean_ptr, var_ptr, w_ptr, b_ptr, c, C, eps)
-    shift, slope = feedback(dw_ptr, db_ptr, rstd, c, C, pixels, TRAINING)
+    shift, slope = feedback(dw_ptr, db_ptr, whole_dw_ptr, whole_db_ptr, tiles, rstd, c, C, pixels, TRAINING, BLOCK_T)
     steps = tl.cdiv(windows, BLOCK_M)
     for step in range(tl.program_id(0), steps, tl.num_programs(0)):
         pixel, here, right, below, both, g0, g1, g2, g3, x0, x1, x2, x3 = _gradients(
@@ -244,11 +244,11 @@ def batch_norm_pool_bwd(
     grid, tile = pick_tile(windows, C, 512, 16)
     sums = empty((grid[0], C), torch.float32), empty((grid[0], C), torch.float32)
     launch(_batch_norm_pool_bwd_stats_kernel, grid, dy, dz, x, mean, var, w, b, *sums, windows, *sizes, **tile)
-    dw, db = merge_sums(*sums)
+    dw, db, shares, constants = merge_sums(*sums)
     dx = empty((N, H, W, C), x.dtype)
     grid, tile = pick_tile(windows, C, 256, 32)
     launch(
-        _batch_norm_pool_bwd_kernel, grid, dy, dz, x, mean, var, w, b, dw, db, dx, windows, N * H * W, *sizes,
-        TRAINING=training, **tile,
+        _batch_norm_pool_bwd_kernel, grid, dy, dz, x, mean, var, w, b, *shares, dx, windows, N * H * W, *sizes,
+        TRAINING=training, **constants, **tile,
     )  # fmt: skip
     return dx, dw, db

@@ -97,15 +97,17 @@ def _head_bwd_stats_kernel(
 
 @triton.jit
 def _head_bwd_kernel(
-    dy_ptr, x_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr, w_ptr, dscale_ptr, dshift_ptr, dx_ptr,
-    pixels, C, K, dy_pitch, x_pitch, eps,
+    dy_ptr, x_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr, w_ptr, dscale_ptr, dshift_ptr, whole_dscale_ptr,
+    whole_dshift_ptr, tiles, dx_ptr, pixels, C, K, dy_pitch, x_pitch, eps,
     TRAINING: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     begin()
     c, k = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_K)
     mean, rstd, scale, shift = coefficients(mean_ptr, var_ptr, scale_ptr, shift_ptr, c, C, eps)
-    back, slope = feedback(dscale_ptr, dshift_ptr, rstd, c, C, pixels, TRAINING)
+    back, slope = feedback(
+        dscale_ptr, dshift_ptr, whole_dscale_ptr, whole_dshift_ptr, tiles, rstd, c, C, pixels, TRAINING, BLOCK_T
+    )
     w = tl.load(w_ptr + k[:, None] * C + c[None, :], mask=(k < K)[:, None] & (c < C)[None, :], other=0.0)  # [K, C]
     steps = tl.cdiv(pixels, BLOCK_M)
     for i in range(tl.program_id(0), steps, tl.num_programs(0)):
@@ -196,12 +198,12 @@ def head_bwd(
         _head_bwd_stats_kernel, (programs,), dy, x, *norm.buffers, w, *sums, parts,
         pixels, C, K, pitch(dy), pitch(x), norm.eps, **products(x, tf32), **blocks, STAGES=STAGES,
     )  # fmt: skip
-    dscale, dshift = merge_sums(*sums)
+    dscale, dshift, shares, constants = merge_sums(*sums)
     split_sum(parts, total)
     dx = empty(tuple(x.shape), x.dtype)
     programs, blocks = _cut(x, K, 32, 64)
     launch(
-        _head_bwd_kernel, (programs,), dy, x, *norm.buffers, w, dscale, dshift, dx,
-        pixels, C, K, pitch(dy), pitch(x), norm.eps, TRAINING=training, **products(x, tf32), **blocks,
+        _head_bwd_kernel, (programs,), dy, x, *norm.buffers, w, *shares, dx,
+        pixels, C, K, pitch(dy), pitch(x), norm.eps, TRAINING=training, **constants, **products(x, tf32), **blocks,
     )  # fmt: skip
     return dx, dscale, dshift, total[: K * C].view(K, 1, 1, C), total[K * C :]

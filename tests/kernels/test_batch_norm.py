@@ -6,9 +6,10 @@ from helpers import DEVICE, DTYPES, EPS, GPU, assert_close, check_gradients, gap
 from torch.nn import functional as torch_f
 
 import tritonnet as tn
+from tritonnet.kernels import batch_norm as batch_norm_kernels
 from tritonnet.kernels import runtime
 from tritonnet.kernels.batch_norm import batch_norm_bwd, batch_norm_fwd, batch_norm_relu_scaled
-from tritonnet.kernels.batch_norm_pool import batch_norm_pool_fwd
+from tritonnet.kernels.batch_norm_pool import batch_norm_pool_bwd, batch_norm_pool_fwd
 from tritonnet.kernels.batch_norm_stats import batch_norm_merge, batch_norm_stats
 from tritonnet.ops.norm import batch_norm, batch_norm_relu, batch_norm_relu_max_pool2d
 from tritonnet.ops.pool import max_pool2d
@@ -302,3 +303,17 @@ def _apply(**changes: object) -> None:
 def test_refuses(changes: dict[str, object], message: str) -> None:
     with pytest.raises(runtime.Refused, match=message):
         _apply(**changes)
+
+
+def test_sums_of_many_tiles_are_added_by_a_launch_of_their_own(monkeypatch):
+    """A GPU's many programs leave more shares than the backward adds itself."""
+    x, dy = randn(2, 6, 6, 5), randn(2, 6, 6, 5, seed=1)
+    norm = [randn(5, seed=2), randn(5, seed=3) ** 2 + 0.1, randn(5, seed=4), randn(5, seed=5)]
+    dz = randn(2, 3, 3, 5, seed=6)
+    calls = (lambda: batch_norm_bwd(dy, x, *norm, relu=True), lambda: batch_norm_pool_bwd(dy, dz, x, *norm))
+    for call in calls:
+        monkeypatch.setattr(batch_norm_kernels, "FEW", 32)
+        expected = call()
+        monkeypatch.setattr(batch_norm_kernels, "FEW", 0)
+        for one, other in zip(call(), expected, strict=True):
+            assert_close(one, to64(other), 1e-6)
