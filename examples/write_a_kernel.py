@@ -6,7 +6,7 @@ It works on a GPU and, without one, on Triton's interpreter.
 """
 
 import tritonnet as tn  # before triton: it chooses between the compiler and the interpreter
-from tritonnet.kernels.runtime import cdiv, empty, launch
+from tritonnet.kernels.runtime import begin, cdiv, empty, launch
 
 # isort: split
 import torch
@@ -16,6 +16,7 @@ import triton.language as tl
 
 @triton.jit
 def _silu_fwd_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    begin()  # wait for the launch before
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + at, mask=at < n, other=0.0).to(tl.float32)
     tl.store(y_ptr + at, (x / (1.0 + tl.exp(-x))).to(y_ptr.dtype.element_ty), mask=at < n)
@@ -23,6 +24,7 @@ def _silu_fwd_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def _silu_bwd_kernel(dy_ptr, x_ptr, dx_ptr, n, BLOCK: tl.constexpr):
+    begin()
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     dy = tl.load(dy_ptr + at, mask=at < n, other=0.0).to(tl.float32)
     x = tl.load(x_ptr + at, mask=at < n, other=0.0).to(tl.float32)

@@ -134,6 +134,17 @@ def test_every_masked_load_names_other() -> None:
     assert not wrong, wrong
 
 
+def test_every_kernel_begins() -> None:
+    wrong = [
+        f"{where(path, node.lineno)} {node.name}"
+        for path in python_files("kernels")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel") and node.decorator_list
+        if not ast.unparse(node.body[0]).startswith("begin(")
+    ]
+    assert not wrong, wrong
+
+
 def test_every_launcher_is_annotated() -> None:
     """The type checker cannot ask for it, since kernels themselves have no Python types."""
     wrong = []
