@@ -19,7 +19,9 @@ def to_device(array: np.ndarray) -> torch.Tensor:
     host = torch.from_numpy(np.ascontiguousarray(array))
     if runtime.device().type == "cpu":
         return host
-    pinned = torch.empty(host.shape, dtype=host.dtype, pin_memory=True).copy_(host)
+    pinned = torch.empty(host.shape, dtype=host.dtype, pin_memory=True)
+    # by this thread: PyTorch would wake one a core, and where other programs keep the cores busy wait for them
+    np.copyto(pinned.numpy(), host.numpy())
     return torch.empty(host.shape, dtype=host.dtype, device=runtime.device()).copy_(pinned, non_blocking=True)
 
 
