@@ -66,6 +66,11 @@ def test_refuses(field: str, value: object, says: str) -> None:
         Config(**{field: value})  # type: ignore[arg-type]
 
 
+def test_recompute_is_of_unet() -> None:
+    with pytest.raises(Refused, match="recompute must be 0 for poster, got 1"):
+        Config(model="poster", recompute=1)
+
+
 def test_class_weights_that_change_nothing_are_refused() -> None:
     for weights in ("auto", "1,5"):
         with pytest.raises(Refused, match="class_weights must come with another loss beside dice, got 2\\*dice"):

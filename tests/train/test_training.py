@@ -87,8 +87,9 @@ def test_run_folder_is_complete(finished: Path) -> None:
     assert Config.load(finished / "config.toml") == replace(TINY, out=str(finished))
 
 
-def test_same_seed_same_weights(finished: Path, tmp_path: Path) -> None:
-    train(replace(TINY, out=str(tmp_path / "run")), Silent())
+@pytest.mark.parametrize("recompute", [0, 1])
+def test_same_seed_same_weights(finished: Path, tmp_path: Path, recompute: int) -> None:
+    train(replace(TINY, out=str(tmp_path / "run"), recompute=recompute), Silent())
     assert same(finished / "last.h5", tmp_path / "run" / "last.h5")
     assert same(finished / "best.h5", tmp_path / "run" / "best.h5")
 

@@ -13,7 +13,10 @@ __all__ = ["build", "build_network", "build_optimizer", "splits"]
 def build_network(config: Config, channels: int, outputs: int) -> models.Segmenter:
     """The network of a configuration from images of so many channels to so many outputs."""
     arguments = {name: getattr(config, name) for name in ARGUMENTS[config.model]}
-    return models.build({"model": config.model, "in_channels": channels, "num_classes": outputs, **arguments})
+    network = models.build({"model": config.model, "in_channels": channels, "num_classes": outputs, **arguments})
+    if isinstance(network, models.UNet):
+        network.recompute(config.recompute)
+    return network
 
 
 def build(config: Config, dataset: Dataset) -> models.Segmenter:

@@ -87,6 +87,9 @@ class Config:
     )
     down: str = _is("pool", "how unet halves the image: pool (the maximum), or conv (learned)", "pool", "conv")
     dropout: float = _is(0.0, "probability with which unet drops an element of its coarsest level in training", 0, 1)
+    recompute: int = _is(
+        0, "levels of unet, from the finest, whose inner images the backward makes again: less memory, somewhat slower", 0, 12
+    )  # fmt: skip
     head: str = _is("softmax", "softmax: a channel a class; sigmoid: one channel for two classes", "softmax", "sigmoid")
     loss: str = _is(
         "ce", "`ce` (cross-entropy), `focal`, `dice`, `distance`, or a sum such as `ce + dice` or "
@@ -149,6 +152,8 @@ class Config:
                 (least, most), upper = limits, "below" if kind is float else "at most"
                 if not least <= value <= most or (kind is float and value == most):
                     refuse("config", f"{name} must be at least {least} and {upper} {most}, got {value}")
+        if self.recompute and self.model != "unet":
+            refuse("config", f"recompute must be 0 for {self.model}, got {self.recompute}")
         Augmentation.parse(self.augment)
         parse_loss(self.loss)
         parse_weights(self.class_weights)
