@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import torch
 
-from tritonnet.autograd import Parameter, Tensor, get_precision
+from tritonnet.autograd import Tensor, get_precision
 from tritonnet.kernels import runtime
 from tritonnet.kernels.runtime import Refused
 from tritonnet.nn.module import Module
@@ -28,9 +28,9 @@ MOST = 4  # shapes that are kept in mind
 class Captured:
     """Calls `run(*buffers)`, from the third time on as a graph.
 
-    A graph keeps the memory of one call for as long as this object lives, shared by its graphs. Of at most four shapes (those
-    called last) it has one; for a fifth the one not called for longest is given up. A shape whose recording is refused or
-    runs out of memory stays eager.
+    Graphs keep the memory of their largest call while this object lives. There are at most four, of the shapes called last; a
+    fifth shape takes the place of the one not called for longest. One whose recording is refused or runs out of memory stays
+    eager.
 
     Used as a context, it gives the graphs up at the end.
 
@@ -137,16 +137,18 @@ def _look(network: Module) -> list[object]:
     Settings, modules, hooks and tensors, and the memory of these and of their copies. Held, it cannot become another's.
     """
     seen: list[object] = []
-    for module in network.modules():
-        for register in (vars(module), module._modules, module._parameters, module._buffers):
-            seen += register.values()
-        seen += module._hooks
-        for t in (*module._parameters.values(), *module._buffers.values()):
-            if isinstance(t, Parameter):
-                t.refresh()
-                seen += (t.data, t.low)
-            elif t is not None:
-                seen.append(t.data)
+    modules = [network]
+    for module in modules:  # a walk of its own, since it is done at each call
+        inner = module._modules.values()
+        modules += [m for m in inner if m is not None]
+        seen += (*vars(module).values(), *inner, *module._hooks)
+        for p in module._parameters.values():
+            if p is not None:
+                p.refresh()
+                seen += (p, p.data, p.low, p.requires_grad)
+        for b in module._buffers.values():
+            if b is not None:
+                seen += (b, b.data)
     return seen
 
 
