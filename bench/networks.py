@@ -19,7 +19,7 @@ import itertools
 import tritonnet as tn
 from bench.cases import DEVICE, GPU, let_torch_be_fast, nchw
 from tritonnet.measure import Step, made_batch
-from tritonnet.train.graph import CapturedStep
+from tritonnet.nn.capture import Captured
 
 Call = Callable[[], Any]
 
@@ -115,7 +115,7 @@ def our_step(net: Net) -> Step:
 
 def our_graph(step: Step, images: torch.Tensor, labels: torch.Tensor) -> Call:
     """A training step as the training program runs it, recorded."""
-    captured = CapturedStep(step, step.optimizer.publish)
+    captured = Captured(step, step.network, step.optimizer.publish)
     for _ in range(3):  # the third time records
         captured(images, labels)
     return lambda: captured(images, labels)

@@ -16,9 +16,9 @@ import tritonnet as tn
 from tritonnet import nn
 from tritonnet.data import Labelled, open_labelled
 from tritonnet.kernels import fault
+from tritonnet.nn.capture import Captured
 from tritonnet.train import Config
 from tritonnet.train.batches import Normalizer, to_device
-from tritonnet.train.graph import CapturedStep
 
 NETWORKS = {
     "mlp": lambda: nn.Sequential(
@@ -60,7 +60,7 @@ def train(network: nn.Module, data: Labelled, normalizer: Normalizer, epochs: in
         optimizer.zero_grad()
         return loss.detach()
 
-    step = CapturedStep(update, optimizer.publish)  # on a GPU, one CUDA graph
+    step = Captured(update, network, optimizer.publish)  # on a GPU, one CUDA graph
     random, begin = np.random.default_rng(0), time.perf_counter()
     for epoch in range(epochs):
         order, total = random.permutation(len(data.images)), tn.tensor(0.0)

@@ -58,7 +58,7 @@ class Tables:
         self._tables: OrderedDict[tuple[tuple[int, ...], ...], Table] = OrderedDict()
         self._captured: list[Table] = []
         self._blocks: dict[tuple[int, ...], tuple[Buffer, Buffer]] = {}
-        self._spare: dict[tuple[int, int], list[Buffer]] = {}
+        self._spare: dict[tuple[int, int], list[tuple[Buffer, Buffer]]] = {}
 
     def get(self, op: str, *columns: Sequence[Buffer | None]) -> Table:
         """The table of `columns`: as many buffers in each, contiguous, on the device; the first gives the sizes.
@@ -77,42 +77,43 @@ class Tables:
         table = self._tables.get(key)
         if capturing:
             if table is None:
-                # host memory for the copy cannot be had during a capture: the step before left some
+                # host memory for the copy cannot be had during a capture: the step before left some, and with it memory
+                # on the device, since what a capture allocates would keep the memory of its graph for good
                 if not self._spare.get(shape):
                     refuse(op, "step must be called once before each capture in a CUDA graph")
-                table = self._make(key, self._spare[shape].pop())
+                table = self._make(key, *self._spare[shape].pop())
             # kept here only: its copy is part of the graph and is made by a replay, not now
             self._captured.append(table)
             return table
         if table is None:
-            table = self._tables[key] = self._make(key, _host(shape, torch.int64))
+            table = self._tables[key] = self._make(key, *_pair(shape, torch.int64))
         spare = self._spare.setdefault(shape, [])
-        spare += [_host(shape, torch.int64) for _ in range(SPARE - len(spare))]
+        spare += [_pair(shape, torch.int64) for _ in range(SPARE - len(spare))]
         self._tables.move_to_end(key)
         while len(self._tables) > KEPT:
             self._tables.popitem(last=False)
         return table
 
-    def _make(self, rows: tuple[tuple[int, ...], ...], host: Buffer) -> Table:
+    def _make(self, rows: tuple[tuple[int, ...], ...], host: Buffer, addresses: Buffer) -> Table:
         sizes = tuple(row[-1] for row in rows)
         if sizes not in self._blocks:
             pairs = [(i, chunk) for i, n in enumerate(sizes) for chunk in range(cdiv(n, BLOCK))]
-            self._blocks[sizes] = _upload(pairs, _host((len(pairs), 2), torch.int32))
+            self._blocks[sizes] = _upload(pairs, *_pair((len(pairs), 2), torch.int32))
         # addresses that are multiples of 16 bytes may be accessed as wide
         align = 16 if all(address % 16 == 0 for row in rows for address in row[:-1]) else 4
-        host, addresses = _upload(rows, host)
+        _upload(rows, host, addresses)
         host_blocks, blocks = self._blocks[sizes]
         return Table(addresses, blocks, len(rows), sum(sizes), align, (host, host_blocks))
 
 
-def _host(shape: tuple[int, int], dtype: torch.dtype) -> Buffer:
-    """Host memory that the device can copy from by itself."""
-    return torch.empty(shape, dtype=dtype, pin_memory=device().type == "cuda")
+def _pair(shape: tuple[int, int], dtype: torch.dtype) -> tuple[Buffer, Buffer]:
+    """Host memory that the device can copy from by itself, and as much on the device."""
+    return torch.empty(shape, dtype=dtype, pin_memory=device().type == "cuda"), empty(shape, dtype)
 
 
-def _upload(numbers: Sequence[tuple[int, ...]], host: Buffer) -> tuple[Buffer, Buffer]:
+def _upload(numbers: Sequence[tuple[int, ...]], host: Buffer, own: Buffer) -> tuple[Buffer, Buffer]:
     host.copy_(torch.tensor(numbers, dtype=host.dtype).view(host.shape))
-    return host, empty(tuple(host.shape), host.dtype).copy_(host, non_blocking=True)
+    return host, own.copy_(host, non_blocking=True)
 
 
 def low_dtype(op: str, lows: Sequence[Buffer | None]) -> tl.dtype | None:

@@ -14,7 +14,7 @@ import tritonnet as tn
 import tritonnet.kernels
 from tritonnet import train
 from tritonnet.measure.profile import kernel_times
-from tritonnet.train import graph
+from tritonnet.nn import capture
 
 pytestmark = pytest.mark.gpu
 
@@ -34,8 +34,8 @@ def our_kernels() -> set[str]:
     return names
 
 
-# Seen only where steps are recorded as CUDA graphs, where torch.cuda.CUDAGraph keeps the numbers of torch's own random
-# generator on the device. The same training without graphs has to be free of it, else it is ours.
+# Seen only where calls are recorded as CUDA graphs, where torch.cuda.CUDAGraph keeps the numbers of torch's own random
+# generator on the device. The same calls without graphs have to be free of it, else it is ours.
 GRAPH = "at::native::FillFunctor<long>"
 
 
@@ -71,19 +71,27 @@ def run(tmp_path_factory):
 def test_train(run, tmp_path, monkeypatch, graphs):
     config, _ = run
     if not graphs:
-        monkeypatch.setattr(graph, "EAGER", 10**9)
+        monkeypatch.setattr(capture, "EAGER", 10**9)
     call = lambda: train.train(replace(config, out=str(tmp_path / "again")))  # noqa: E731
     assert foreign(call, GRAPH if graphs else "") == []
 
 
-def test_evaluate_and_predict(run, tmp_path):
+@pytest.mark.parametrize("graphs", [False, True], ids=["eager", "graphs"])
+def test_evaluate_and_predict(run, tmp_path, monkeypatch, graphs):
     _, done = run
+    if not graphs:
+        monkeypatch.setattr(capture, "EAGER", 10**9)
     picture = Path(tmp_path) / "picture.png"
     Image.new("RGB", (70, 50), (200, 30, 90)).save(picture)
     best, out = done.folder / "best.h5", tmp_path / "out"
-    for how, file in ((train.Inference(), None), (train.Inference(tiles=True, tta="flips"), tmp_path / "p.h5")):
-        assert foreign(lambda how=how: train.evaluate(best, inference=how)) == []
-        assert foreign(lambda how=how, f=file: train.predict(best, picture, out, inference=how, probabilities=f)) == []
+    allowed = GRAPH if graphs else ""
+    for how, file in (
+        (train.Inference(batch_size=1), None),
+        (train.Inference(tiles=True, tta="flips"), tmp_path / "p.h5"),
+    ):
+        assert foreign(lambda how=how: train.evaluate(best, inference=how), allowed) == []
+        call = lambda how=how, f=file: train.predict(best, picture, out, inference=how, probabilities=f)  # noqa: E731
+        assert foreign(call, allowed) == []
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from oxford_pets.jobs import Job
 from tritonnet.data import Augmentation, Loader
 from tritonnet.data.loader import Batch
 from tritonnet.kernels import fault, runtime
+from tritonnet.nn.capture import Captured
 from tritonnet.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tritonnet.train import Config, Metrics
 from tritonnet.train.batches import Normalizer, to_device
 from tritonnet.train.build import build_network, build_optimizer
 from tritonnet.train.evaluation import score
-from tritonnet.train.graph import CapturedStep
 from tritonnet.train.objective import Objective
 from tritonnet.train.schedule import Schedule
 
@@ -50,7 +50,7 @@ class Learner:
         self.objective = Objective(2, job.loss)
         self.optimizer = build_optimizer(config(job), self.network)
         self.schedule = Schedule(config(job), self.optimizer, steps)
-        self.captured = CapturedStep(self._update, self.optimizer.publish)  # on a GPU, one CUDA graph
+        self.captured = Captured(self._update, self.network, self.optimizer.publish)  # on a GPU, one CUDA graph
         self.losses = runtime.empty((steps,), torch.float32)
 
     def _update(self, images: torch.Tensor, masks: torch.Tensor, *drawn: torch.Tensor) -> tn.Tensor:
@@ -91,8 +91,8 @@ class Learner:
     def logits(self, images: np.ndarray) -> np.ndarray:
         """From (N, S, S, 3) to (N, 2, S, S)."""
         network = self.shown
-        with network.evaluating():
-            return network(self.normalizer(to_device(images))).numpy()
+        with network.evaluating() as forward:
+            return forward(self.normalizer(to_device(images))).numpy()
 
     def weights(self) -> dict[str, tn.Tensor]:
         """A copy on the device of those that are scored."""

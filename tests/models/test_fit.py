@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from graphs import recordings  # noqa: F401
 from helpers import to64
 
 import tritonnet as tn
 from tritonnet import models
+from tritonnet.nn import capture
+from tritonnet.nn import functional as F
+from tritonnet.ops.random import get_state
 
 
 def squares(count: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +52,8 @@ def test_validation_loss_is_that_of_evaluation() -> None:
     model = models.UNet(3, 2, base_channels=2, depth=1)
     history = model.fit(images[:2], masks[:2], epochs=1, verbose=False, validation=(images, masks), batch_size=2)
     with model.evaluating():
-        expected = float(model._loss(images, masks, None))
+        logits, target = model(model._input(images)), tn.from_numpy(masks.astype(np.int64))
+        expected = float(tn.nn.functional.cross_entropy(logits, target))
     assert history["val_loss"] == [pytest.approx(expected, rel=1e-6)]
 
 
@@ -60,6 +65,65 @@ def test_fit_twice_with_one_seed_is_the_same() -> None:
         model = models.UNet(3, 2, base_channels=2, depth=1)
         runs.append(model.fit(images, masks, epochs=2, batch_size=1, seed=seed, verbose=False)["loss"])
     assert runs[0] == runs[1] != runs[2]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "loss"),
+    [
+        pytest.param("SGD", tn.nn.DiceLoss(ignore_index=255), id="sgd-dice"),
+        pytest.param("Adam", None, id="adam-default", marks=pytest.mark.gpu),
+        pytest.param("RMSprop", F.focal_loss, id="rmsprop-focal", marks=pytest.mark.gpu),
+    ],
+)
+def test_recorded_is_eager(optimizer, loss, recordings, monkeypatch) -> None:  # noqa: F811
+    """To the bit, with a smaller last batch, dropout, and a network of which only a part is trained; twice, as a user may."""
+    images, masks = squares(3, 4)
+    ends = []
+    for eager in (10**9, 2):
+        monkeypatch.setattr(capture, "EAGER", eager)
+        tn.manual_seed(0)
+        model = models.UNet(3, 2, base_channels=2, depth=1, dropout=0.2)
+        trained = [*model.up1.parameters(), *model.outc.parameters()]
+        stepper = getattr(tn.optim, optimizer)(trained, lr=0.1)
+        with tn.precision("bf16"):
+            how = {"batch_size": 2, "optimizer": stepper, "loss": loss, "verbose": False}
+            first = model.fit(images, masks, epochs=3, validation=(images, masks), **how)
+            stepper.param_groups[0]["lr"] = 0.01
+            second = model.fit(images, masks, epochs=3, **how)
+            found = model.predict(images, batch_size=2)
+        numbers = [*first["loss"], *first["val_loss"], *second["loss"]]
+        ends.append((numbers, get_state(), found, [t.data for t in model.state_dict().values()]))
+        assert all(p.grad is None for p in model.parameters())
+    (numbers, state, found, weights), (*others, tensors) = ends
+    assert [numbers, state] == others[:2]
+    assert np.array_equal(found, others[2])
+    assert all(torch.equal(a, b) for a, b in zip(weights, tensors, strict=True))
+    # of each call the step of two images, in its third epoch, after which one more eager step is due; both forwards
+    assert len(recordings) == 2 + 2
+
+
+def test_code_of_the_users_is_not_recorded(recordings) -> None:  # noqa: F811
+    """It may read values."""
+    images, masks = squares(1, 4)
+
+    class Mine(tn.optim.SGD):
+        pass
+
+    def wrapped(logits, target):
+        return F.cross_entropy(logits, target)
+
+    wrapped.__module__ = F.cross_entropy.__module__  # as functools.wraps leaves it
+    model = models.UNet(3, 2, base_channels=1, depth=1)
+    for how in ({"loss": wrapped}, {"loss": tn.nn.CrossEntropyLoss().forward}, {"optimizer": Mine(model.parameters())}):
+        model.fit(images, masks, epochs=4, verbose=False, **how)
+    seen = []
+    remove = model.inc.register_forward_hook(lambda *_: seen.append(1))
+    model.fit(images, masks, epochs=4, verbose=False, validation=(images, masks))
+    assert len(seen) == 8
+    assert not recordings
+    remove()
+    model.fit(images, masks, epochs=3, verbose=False)
+    assert len(recordings) == 1
 
 
 def test_ignored_pixels_do_not_count() -> None:

@@ -115,8 +115,13 @@ def test_scaled_copy_is_written_in_the_same_step(case: str) -> None:
             fresh = scaled(p.data)
             assert torch.equal(p.low.values, fresh.values)
             assert torch.equal(p.low.inverse, fresh.inverse)
+    params[0].data.mul_(3)
     params[0].changed()
-    assert params[0].scaled() is not copies[0]
+    optimizer.zero_grad()
+    give(params, [], 2)
+    optimizer.step()  # leaves a copy alone that is not of these weights
+    assert params[0].scaled() is copies[0]
+    assert torch.equal(copies[0].values, scaled(params[0].data).values)
 
 
 @pytest.mark.parametrize(

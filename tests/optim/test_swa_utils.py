@@ -9,6 +9,7 @@ from helpers import assert_close, randn, to64
 import tritonnet as tn
 from tritonnet import nn
 from tritonnet.kernels import fault
+from tritonnet.kernels.convert import cast
 from tritonnet.kernels.runtime import Refused
 from tritonnet.optim import swa_utils
 
@@ -88,10 +89,11 @@ def test_forward_sees_the_averages_in_16_bits_too() -> None:
     model = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False))
     ours = swa_utils.AveragedModel(model)
     weight = next(ours.module.parameters())
-    weight.in_dtype(torch.bfloat16)  # as a forward in bf16 leaves it
+    low = weight.in_dtype(torch.bfloat16).data  # as a forward in bf16 leaves it
     model.load_state_dict({"0.weight": randn(2, 3, 1, 1, seed=5)})
     ours.update_parameters(model)
-    assert weight.low is None  # made anew when next used
+    assert weight.in_dtype(torch.bfloat16).data is low  # written again, where a recorded forward reads it
+    assert torch.equal(low, cast(weight.data, torch.bfloat16))
     x = tn.from_torch(randn(1, 3, 2, 2))
     assert_close(ours(x).torch(), to64(model(x).torch()), 1e-6)
 

@@ -1,15 +1,19 @@
 """Evaluation beside its numbers: classes that do not fit, the best and worst images, the pictures."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from graphs import recordings  # noqa: F401
 from pictures import fresh_model, regions
 from PIL import Image
 
 from tritonnet.data import DataError
-from tritonnet.train import Inference, Metrics, evaluate, predict
+from tritonnet.nn import capture
+from tritonnet.nn.capture import Captured
+from tritonnet.train import Inference, Metrics, Trained, evaluate, predict
 from tritonnet.train.evaluation import extremes, write_pictures
 
 
@@ -40,6 +44,28 @@ def test_best_and_worst_images_are_drawn(tmp_path: Path) -> None:
     with Image.open(tmp_path / "out" / "worst_1.png") as sheet:
         shown = np.asarray(sheet.convert("RGB"))[18:274:16, :256:16]  # the picture's pixels, each 16 x 16 large
     assert np.array_equal(shown, regions(16, 16, 3, seed=int(worst[0])))
+
+
+def test_recorded_forwards_score_and_predict_the_same(
+    recordings: list[Captured],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    data, pictures = folder(tmp_path / "data", 0, 1), [regions(16, 16, 3, seed=i) for i in range(4)]
+    large = regions(16, 40, 3)
+    ends: list[Any] = []
+    for eager in (10**9, 2):
+        monkeypatch.setattr(capture, "EAGER", eager)
+        trained = Trained(deepcopy(fresh_model().network), fresh_model().card)
+        metrics = evaluate(trained, data, split="all", inference=Inference(batch_size=1))[1]
+        masks = np.stack(trained.predict(pictures, batch_size=1))
+        logits = [trained.logits(np.stack([picture]), trained.normalizer()) for picture in pictures]
+        bands = Inference(tiles=True, tta="flips", batch_size=1).bands(trained, large, trained.normalizer())
+        arrays = [masks, *(y.numpy() for y in logits), *(band.numpy() for band in bands)]
+        ends.append((metrics, arrays))
+    assert ends[0][0] == ends[1][0]
+    assert all(np.array_equal(a, b) for a, b in zip(ends[0][1], ends[1][1], strict=True))
+    assert len(recordings) == 1
 
 
 def test_images_without_a_score_are_neither_best_nor_worst() -> None:

@@ -5,8 +5,10 @@ The training program (`tritonnet train`) lives above, in `tritonnet.train`; `fit
 
 import random
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -19,11 +21,15 @@ from tritonnet.kernels.runtime import refuse
 from tritonnet.models.summary import table
 from tritonnet.nn import MaxPool2d, Module
 from tritonnet.nn import functional as F
+from tritonnet.nn.capture import Captured
 from tritonnet.optim import Adam
 
 __all__ = ["Segmenter"]
 
 IGNORE = 255  # a mask's value for pixels that do not count
+
+# of each network that was evaluated; beside it, so that a copy of the network has its own
+_forwards: "weakref.WeakKeyDictionary[Segmenter, Captured]" = weakref.WeakKeyDictionary()
 
 
 class Segmenter(Module):
@@ -78,13 +84,22 @@ class Segmenter(Module):
         return self(x)  # type: ignore[no-any-return]
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Evaluation mode and no recording within this context; every module's mode comes back afterwards."""
+    def evaluating(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Evaluation mode and no gradients within this context; every module's mode comes back afterwards.
+
+        Yields:
+            This network's forward. On a GPU it is a CUDA graph from the third call of a shape on (`nn.capture.Captured`),
+            unless code that is not tritonnet's runs in it: modules of other kinds, hooks.
+        """
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
+        if self not in _forwards:
+            network: Any = weakref.proxy(self)  # or neither would be freed
+            _forwards[self] = Captured(lambda x: network(Tensor(x)), network)
+        forward = _forwards[self]
         try:
             with no_grad():
-                yield
+                yield (lambda x: forward(x.data)) if _ours(self) else self
         finally:
             for module, training in modes:
                 module.training = training
@@ -109,6 +124,8 @@ class Segmenter(Module):
 
         For others there is `tritonnet.train.Trained.predict`, which resizes them as training did.
 
+        On a GPU recorded as `evaluating` says, and kept for the next call.
+
         Args:
             images: numpy array, uint8 (N, H, W, C) with values 0..255, or float32 (N, C, H, W) already normalised.
             batch_size: images computed at a time, at least 1.
@@ -120,9 +137,9 @@ class Segmenter(Module):
             Refused: another dtype or shape.
         """
         masks = torch.empty((len(images), *_size(images)), dtype=torch.uint8, device="cpu")
-        with self.evaluating():
+        with self.evaluating() as forward:
             for i in range(0, len(images), batch_size):
-                logits = self(self._input(images[i : i + batch_size]))
+                logits = forward(self._input(images[i : i + batch_size]))
                 if self.num_classes == 1:  # the class against a logit of 0
                     logits = F.cat((Tensor(runtime.zeros(tuple(logits.data.shape), logits.dtype)), logits), dim=1)
                 masks[i : i + batch_size].copy_(argmax_fwd(logits.data, dtype=torch.uint8))
@@ -134,6 +151,9 @@ class Segmenter(Module):
         seed: int = 0, verbose: bool = True,
     ) -> dict[str, list[float]]:  # fmt: skip
         """Train on arrays in memory.
+
+        On a GPU a step is one CUDA graph from its third run of a batch shape on, for as long as this call takes; not with a
+        loss, an optimizer or modules that are not tritonnet's own, which may read values on the way.
 
         Args:
             images: as for `predict`; or, without `masks`, a `tritonnet.data.Loader`.
@@ -156,24 +176,35 @@ class Segmenter(Module):
         history: dict[str, list[float]] = {"loss": [], "val_loss": [], "seconds": []}
         if not validation:
             del history["val_loss"]
-        for epoch in range(epochs):
-            start = time.perf_counter()
-            self.train()
-            losses = []
-            for batch_images, batch_masks in _batches(images, masks, batch_size, f"{seed}/{epoch}"):
-                value = self._loss(batch_images, batch_masks, loss)
-                optimizer.zero_grad()
-                value.backward()
-                optimizer.step()
-                losses.append((value.detach(), len(batch_images)))
-            history["loss"].append(_mean(losses))
-            if validation:
-                with self.evaluating():
-                    parts = _batches(*validation, batch_size, None)
-                    history["val_loss"].append(_mean([(self._loss(x, t, loss), len(x)) for x, t in parts]))
-            history["seconds"].append(time.perf_counter() - start)
-            if verbose:
-                print(f"epoch {epoch + 1}/{epochs}  " + "  ".join(f"{k} {v[-1]:.4g}" for k, v in history.items()))
+
+        def forget() -> None:
+            optimizer.zero_grad()
+            self.zero_grad()  # of those that the optimizer does not have, too: a graph must not add to what is freed
+
+        def step(x: torch.Tensor, target: torch.Tensor) -> Tensor:
+            value = self._loss(self(Tensor(x)), Tensor(target), loss)
+            value.backward()
+            optimizer.step()
+            forget()
+            return value.detach()
+
+        forget()
+        with Captured(step, self, lambda: optimizer.publish()) as captured:
+            update = captured if _ours(self, optimizer, loss) else step
+            for epoch in range(epochs):
+                start = time.perf_counter()
+                self.train()
+                parts = _batches(images, masks, batch_size, f"{seed}/{epoch}")
+                losses = [(update(self._input(x).data, _target(t).data), len(x)) for x, t in parts]
+                history["loss"].append(_mean(losses))
+                if validation:
+                    with self.evaluating() as forward:
+                        parts = _batches(*validation, batch_size, None)
+                        losses = [(self._loss(forward(self._input(x)), _target(t), loss), len(x)) for x, t in parts]
+                        history["val_loss"].append(_mean(losses))
+                history["seconds"].append(time.perf_counter() - start)
+                if verbose:
+                    print(f"epoch {epoch + 1}/{epochs}  " + "  ".join(f"{k} {v[-1]:.4g}" for k, v in history.items()))
         return history
 
     def _input(self, images: Any) -> Tensor:
@@ -189,12 +220,24 @@ class Segmenter(Module):
         mean, rstd = (tensor([*values]).data for values in (self.mean, (1 / s for s in self.std)))
         return Tensor(image_input(host.data.view(*images.shape), mean, rstd, 1 / 255, storage_dtype()))
 
-    def _loss(self, images: Any, masks: Any, loss: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
-        logits, target = self(self._input(images)), from_numpy(masks.astype("int64"))
+    def _loss(self, logits: Tensor, target: Tensor, loss: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
         if loss is not None:
             return loss(logits, target)
         default = F.cross_entropy if self.num_classes > 1 else F.binary_cross_entropy_with_logits
         return default(logits, target, ignore_index=IGNORE)
+
+
+def _ours(*things: Any) -> bool:
+    """Whether they run code of tritonnet's alone, which reads no value on the host; modules, functions, objects or None."""
+    for part in (p for t in things if t is not None for p in (t.modules() if isinstance(t, Module) else [t])):
+        home = part.__globals__["__name__"] if isinstance(part, FunctionType) else type(part).__module__
+        if not home.startswith("tritonnet.") or (isinstance(part, Module) and (part._hooks or "forward" in vars(part))):
+            return False
+    return True
+
+
+def _target(masks: Any) -> Tensor:
+    return from_numpy(masks.astype("int64"))
 
 
 def _size(images: Any) -> tuple[int, int]:

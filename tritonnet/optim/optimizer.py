@@ -140,7 +140,7 @@ class Optimizer:
                     if slot not in state:
                         made = runtime.empty(() if slot == "step" else tuple(p.data.shape), torch.float32)
                         state[slot] = Tensor(fill(made, self.initial(group, slot)))
-            copies = [p.low if isinstance(p, Parameter) else None for p in params]
+            copies = [p.low if isinstance(p, Parameter) and p.fresh else None for p in params]
             lows = [None if isinstance(copy, Scaled) else copy for copy in copies]
             self.update(group, params, grads, lows, lr)
             scaled_again(

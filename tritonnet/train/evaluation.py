@@ -71,12 +71,12 @@ def score(
     """
     matrix, total, images = objective.matrix(), Tensor(runtime.zeros((), torch.float32)), 0
     image_iou: dict[str, float] = {}
-    with network.evaluating():
+    with network.evaluating() as forward:
         for batch in loader.epoch(0):
             if batch.masks.min() == IGNORE:  # no pixel counts, and a mean over nothing is NaN
                 continue
             labels = Tensor(to_device(batch.masks))
-            logits = network(normalizer(to_device(batch.images)))
+            logits = forward(normalizer(to_device(batch.images)))
             total = total + objective.loss(logits, labels) * len(batch.images)
             objective.count(logits, labels, matrix)
             images += len(batch.images)

@@ -112,8 +112,8 @@ class Trained:
         Shape: images (N, H, W, channels) uint8 or uint16 -> (N, K, H, W) float32 for K classes.
         """
         pixels = to_device(images if images.dtype == np.uint8 else images.astype(np.int32))
-        with self.network.evaluating(), precision(self.precision):
-            logits = self.network(normalizer(pixels)).to(torch.float32)
+        with self.network.evaluating() as forward, precision(self.precision):
+            logits = forward(normalizer(pixels)).to(torch.float32)
         if self.outputs == 1:
             logits = F.cat((Tensor(runtime.zeros(tuple(logits.data.shape), logits.dtype)), logits), dim=1)
         return logits  # type: ignore[no-any-return]

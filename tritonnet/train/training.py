@@ -22,6 +22,7 @@ from tritonnet.data import IGNORE, Augmentation, Loader, channel_statistics, cla
 from tritonnet.data.loader import Batch
 from tritonnet.kernels import fault, runtime
 from tritonnet.kernels.fault import Fault
+from tritonnet.nn.capture import Captured
 from tritonnet.nn.utils import clip_grad_norm_
 from tritonnet.ops.random import manual_seed
 from tritonnet.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -32,7 +33,6 @@ from tritonnet.train.config import Config
 from tritonnet.train.evaluation import check_some_pixel_counts, open_data, score
 from tritonnet.train.finetune import initialise
 from tritonnet.train.folder import Row, RunFolder, better, rounded
-from tritonnet.train.graph import CapturedStep
 from tritonnet.train.objective import Objective
 from tritonnet.train.prediction import write_samples
 from tritonnet.train.report import Listener, counted
@@ -93,7 +93,7 @@ class Training:
         self.optimizer = build_optimizer(config, self.network)
         average = get_ema_multi_avg_fn(config.ema)
         self.averaged = AveragedModel(self.network, None, None, average, True) if config.ema else None
-        self.captured = CapturedStep(self.step, self.optimizer.publish)
+        self.captured = Captured(self.step, self.network, self.optimizer.publish)
         flips = config.flips
         self.loader = Loader(self.dataset, self.train_indices, size, seed=config.seed, hflip=flips, vflip=flips)
         self.val_loader = Loader(self.dataset, self.val_indices, config.batch_size, shuffle=False)
@@ -160,7 +160,7 @@ class Training:
 
     def refuse_batch(self, images: np.ndarray, masks: np.ndarray) -> NoReturn:
         """Say which batch fits the memory, found with the first of these images."""
-        self.captured.recorded.clear()
+        self.captured.clear()
 
         def attempt(count: int) -> int | None:
             self.optimizer.zero_grad()
