@@ -97,7 +97,7 @@ def test_a_first_convolution_runs_over_patches(arch: str, batch: int) -> None:
     def step() -> None:
         ctx = Context((False, True, False))
         window = {"stride": (1, 1), "padding": (1,) * 4, "dilation": (1, 1), "tf32": False}
-        y, *moments = Conv2dFunction.forward(ctx, x, w, None, statistics=True, **window)
+        y, *moments = Conv2dFunction.forward(ctx, x, w, None, half=None, statistics=True, **window)
         assert tuple(y.shape) == (batch, 256, 256, 64)
         assert len(moments) == 3
         dx, dw, db = Conv2dFunction.backward(ctx, dy)
