@@ -7,6 +7,7 @@ from helpers import DEVICE, GPU, randn
 
 import tritonnet as tn
 from tritonnet import nn
+from tritonnet.kernels.convert import cast
 
 
 def tree(library) -> object:
@@ -197,12 +198,13 @@ def test_loading_reads_numpy_numbers_and_strided_read_only_arrays() -> None:
 def test_loading_keeps_the_memory_and_counts_the_change(ours) -> None:
     weight = ours.first.body[0].weight
     where, version = weight.data.data_ptr(), weight.version
-    state = {key: value.numpy() for key, value in ours.state_dict().items()}
+    state = {key: value.numpy() + 1 for key, value in ours.state_dict().items()}
     low = weight.in_dtype(torch.bfloat16).data
     ours.load_state_dict(state)
     assert weight.data.data_ptr() == where
     assert weight.version == version + 1
-    assert weight.in_dtype(torch.bfloat16).data is not low
+    assert weight.in_dtype(torch.bfloat16).data is low
+    assert torch.equal(low, cast(weight.data, torch.bfloat16))
 
 
 def test_strict_names_every_problem_and_loads_nothing(ours, theirs) -> None:
