@@ -18,16 +18,8 @@ from tritonnet.kernels.runtime import Refused, logical, refuse
 from tritonnet.kernels.scaled import Scaled, scaled
 
 __all__ = [
-    "Parameter",
-    "Tensor",
-    "as_tensor",
-    "check_device",
-    "check_tensors",
-    "from_numpy",
-    "from_torch",
-    "register",
-    "tensor",
-]
+    "Parameter", "Tensor", "as_tensor", "check_device", "check_tensors", "from_numpy", "from_torch", "register", "tensor",
+]  # fmt: skip
 
 Buffer = torch.Tensor
 
@@ -244,12 +236,17 @@ class Parameter(Tensor):
     """
 
     __slots__ = ("low",)
+    low: Buffer | Scaled | None
 
     def __init__(self, data: "Tensor | Buffer", requires_grad: bool = True) -> None:
         if not isinstance(data, Tensor | Buffer):
             refuse("Parameter", f"data must be a tritonnet Tensor, got {type(data).__name__}; tn.tensor(...) makes one")
         super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad=requires_grad)
-        self.low: Buffer | Scaled | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "data":  # the copy is of the buffer before
+            self.low = None
 
     def changed(self, low_is_fresh: bool = False) -> None:
         """Count a change of `data`; without `low_is_fresh` the 16-bit copy is made anew when next used."""
