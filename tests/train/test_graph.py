@@ -42,7 +42,7 @@ def weights(captured: bool) -> list[torch.Tensor]:
     return [position, *(p.data.clone() for p in (*model.parameters(), *averaged.state_dict().values()))]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"] if DEVICE.type == "cuda" else ["fp32"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"] if DEVICE.type == "cuda" else ["fp32"])
 def test_captured_is_eager(precision: str) -> None:
     with tn.precision(precision):
         eager, captured = weights(False), weights(True)
