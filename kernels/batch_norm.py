@@ -14,7 +14,7 @@ The forward saves x, mean and var; the sign of y is computed again, so y need no
 one partial sum a program, added in a fixed order. One launch forward (the statistics take two more), three backward (two,
 where the convolution behind has summed).
 For a tf32 convolution the forward writes y as scaled float16 at once. That needs no pass for the largest element: over M values
-none lies more than sqrt(M - 1) of their deviations from their mean, so |y| <= |w[c]| * sqrt(M) + |b[c]|.
+none lies more than sqrt(M - 1) of their deviations from their mean, so y <= |w[c]| * sqrt(M) + b[c], or 0 where that is less.
 
 Cost: memory-bound. The forward reads x and writes y; the backward reads x and dy twice and writes dx. The pass that
 writes begins at the image's end, which the pass before has just left in the cache.
@@ -112,8 +112,9 @@ def _batch_norm_bound_kernel(w_ptr, b_ptr, inverse_ptr, C, root, BLOCK_C: tl.con
         if w_ptr is not None:
             bound *= tl.abs(tl.load(w_ptr + c, mask=c < C, other=0.0))
         if b_ptr is not None:
-            bound += tl.abs(tl.load(b_ptr + c, mask=c < C, other=0.0))
-        top = tl.maximum(top, magnitude(bound))
+            bound += tl.load(b_ptr + c, mask=c < C, other=0.0)
+        # of a channel far below zero the ReLU leaves nothing that would need room
+        top = tl.maximum(top, magnitude(tl.maximum(bound, 0.0)))
     store_inverse(inverse_ptr, tl.max(top, 0))
 
 

@@ -62,7 +62,7 @@ class Compiled:
     stack: int | None  # bytes a thread that did not fit registers; None where no tool tells
     needs_tensor_cores: bool
     has_tensor_cores: bool
-    waits: bool  # for the launch before, if at all (`runtime.begin`), ahead of every access to memory
+    waits: bool  # for the launch before, from Hopper on (`runtime.begin`), ahead of every access to memory
 
 
 def specialise(
@@ -120,7 +120,7 @@ def compile_for(arch: str, launch: Launch) -> Compiled:
         stack=_stack(built.asm["cubin"]) if nvidia else None,
         needs_tensor_cores=_wants_tensor_cores(built.asm["ttir"]),
         has_tensor_cores=TENSOR_CORE.search(assembly) is not None,
-        waits="griddepcontrol" not in assembly or "griddepcontrol.wait" in ACCESS.split(assembly, maxsplit=1)[0],
+        waits=not nvidia or target.arch < 90 or "griddepcontrol.wait" in ACCESS.split(assembly, maxsplit=1)[0],
     )
 
 

@@ -59,7 +59,7 @@ def test_scaled_float16_is_the_same_rounded(case: str, affine: bool) -> None:
     assert (off <= 1.01 * EPS[torch.float16] * expected / to64(y.inverse) + 2.0**-25).all()
     pixels = x.numel() / c
     size = torch.ones(c, dtype=torch.float64) if w is None else to64(w).abs()
-    bound = float((size * pixels**0.5 + (0.0 if b is None else to64(b).abs())).max())
+    bound = float((size * pixels**0.5 + (0.0 if b is None else to64(b))).max())
     assert 0.99 * 2.0**14 <= bound / float(y.inverse) < 1.01 * 2.0**15
 
 
@@ -69,6 +69,16 @@ def test_scaled_float16_of_a_channel_without_deviation_stays_finite() -> None:
     mean, var = x[0, 0, 0] - 0.0625, torch.zeros(1, device=DEVICE)
     y = batch_norm_relu_scaled(x, mean, var, None, None)
     assert (y.values == 65504).all()
+
+
+def test_scaled_float16_leaves_no_room_for_what_the_relu_cuts_off() -> None:
+    """A channel far below zero is all zeros, and changes no other."""
+    x, w, b = randn(2, 4, 5, 3), vector(3, 1), vector(3, 2)
+    mean, var = batch_norm_stats(x)
+    b[1] = -1e12
+    y, expected = batch_norm_relu_scaled(x, mean, var, w, b), batch_norm_fwd(x, mean, var, w, b, relu=True)
+    assert not y.values[..., 1].any()
+    assert_close(to64(y.values) * to64(y.inverse), to64(expected), EPS[torch.float16])
 
 
 def test_scaled_float16_keeps_nan() -> None:

@@ -207,6 +207,16 @@ def test_loading_keeps_the_memory_and_counts_the_change(ours) -> None:
     assert torch.equal(low, cast(weight.data, torch.bfloat16))
 
 
+def test_another_buffer_has_copies_of_its_own() -> None:
+    weight = nn.Parameter(tn.tensor([1.0, 2.0]))
+    for copy in (lambda: weight.in_dtype(torch.bfloat16).data, lambda: weight.scaled().values):
+        assert copy() is copy()
+        weight.data = tn.tensor([3.0, 4.0]).data
+        assert float(copy()[1] / copy()[0]) == pytest.approx(4 / 3, rel=1e-2)
+        weight.data = tn.tensor([1.0, 2.0]).data
+        assert float(copy()[1] / copy()[0]) == 2
+
+
 def test_strict_names_every_problem_and_loads_nothing(ours, theirs) -> None:
     before = {key: value.numpy() for key, value in ours.state_dict().items()}
     state = {key: value.clone() + 1 for key, value in theirs.state_dict().items()}

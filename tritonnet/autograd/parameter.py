@@ -22,13 +22,17 @@ class Parameter(Tensor):
     """
 
     __slots__ = ("fresh", "low")
+    low: Buffer | Scaled | None
 
     def __init__(self, data: "Tensor | Buffer", requires_grad: bool = True) -> None:
         if not isinstance(data, Tensor | Buffer):
             refuse("Parameter", f"data must be a tritonnet Tensor, got {type(data).__name__}; tn.tensor(...) makes one")
         super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad=requires_grad)
-        self.low: Buffer | Scaled | None = None
-        self.fresh = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "data":  # the copy is of the buffer before
+            self.low, self.fresh = None, True
 
     def changed(self, low_is_fresh: bool = False) -> None:
         """Count a change of `data`; without `low_is_fresh` the copy is written again when next used."""

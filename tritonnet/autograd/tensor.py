@@ -17,15 +17,8 @@ from tritonnet.kernels.fill import fill
 from tritonnet.kernels.runtime import Refused, logical, refuse
 
 __all__ = [
-    "Tensor",
-    "as_tensor",
-    "check_device",
-    "check_tensors",
-    "from_numpy",
-    "from_torch",
-    "register",
-    "tensor",
-]
+    "Tensor", "as_tensor", "check_device", "check_tensors", "from_numpy", "from_torch", "register", "tensor",
+]  # fmt: skip
 
 Buffer = torch.Tensor
 
