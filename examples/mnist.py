@@ -60,7 +60,7 @@ def train(network: nn.Module, data: Labelled, normalizer: Normalizer, epochs: in
         optimizer.zero_grad()
         return loss.detach()
 
-    step = Captured(update, network, optimizer.publish)  # on a GPU, one CUDA graph
+    step = Captured(update, network, optimizer.publish, alone=True)  # on a GPU, one CUDA graph
     random, begin = np.random.default_rng(0), time.perf_counter()
     for epoch in range(epochs):
         order, total = random.permutation(len(data.images)), tn.tensor(0.0)

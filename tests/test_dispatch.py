@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import DEVICE
 from pictures import fresh_model, regions
 from small import train_small
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -297,7 +298,9 @@ def test_tiled_prediction_computes_nothing_with_torch(monkeypatch: pytest.Monkey
             band.numpy()
         averaged = next(tiled(trained, image[:16, :16], normalizer, 16, 0.25, True, 2))
         F.interpolate(averaged, size=(5, 7), mode="bilinear").numpy()
-    assert not watch.computed, watch.computed
+    # a graph object of PyTorch's keeps its random generator's seed and offset, unused here
+    own = {"fill_[(1,)]"} if DEVICE.type == "cuda" else set()
+    assert not set(watch.computed) - own, watch.computed
 
 
 def test_the_programs_step_computes_nothing_with_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

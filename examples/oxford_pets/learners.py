@@ -50,7 +50,8 @@ class Learner:
         self.objective = Objective(2, job.loss)
         self.optimizer = build_optimizer(config(job), self.network)
         self.schedule = Schedule(config(job), self.optimizer, steps)
-        self.captured = Captured(self._update, self.network, self.optimizer.publish)  # on a GPU, one CUDA graph
+        # on a GPU, one CUDA graph
+        self.captured = Captured(self._update, self.network, self.optimizer.publish, alone=True)
         self.losses = runtime.empty((steps,), torch.float32)
 
     def _update(self, images: torch.Tensor, masks: torch.Tensor, *drawn: torch.Tensor) -> tn.Tensor:

@@ -34,7 +34,7 @@ def network(seed: int = 0) -> tn.models.UNet:
     return model.eval()
 
 
-def weights(captured: bool) -> list[torch.Tensor]:
+def weights(captured: bool, alone: bool = False) -> list[torch.Tensor]:
     """The random numbers' position, the parameters and their averages after some steps of two batch sizes.
 
     With dropout (a mask a step), clipping and a falling learning rate. The second size is due for recording right after the
@@ -54,7 +54,7 @@ def weights(captured: bool) -> list[torch.Tensor]:
         optimizer.zero_grad()
         return loss.detach()
 
-    run = Captured(step, model, optimizer.publish) if captured else step
+    run = Captured(step, model, optimizer.publish, alone=alone) if captured else step
     losses = []
     for i in range(9):
         optimizer.param_groups[0]["lr"] = 0.1 / (i + 1)
@@ -65,11 +65,12 @@ def weights(captured: bool) -> list[torch.Tensor]:
     return [position, *losses, *(p.data.clone() for p in state)]
 
 
+@pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_steps(precision: str, recordings: list[Captured]) -> None:  # noqa: F811
+def test_steps(precision: str, alone: bool, recordings: list[Captured]) -> None:  # noqa: F811
     with tn.precision(precision):
         eager = weights(False)
-        captured = weights(True)
+        captured = weights(True, alone)
     assert len(recordings) == 2
     assert all(torch.equal(a, b) for a, b in zip(eager, captured, strict=True))
 

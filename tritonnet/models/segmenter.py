@@ -189,7 +189,7 @@ class Segmenter(Module):
             return value.detach()
 
         forget()
-        with Captured(step, self, lambda: optimizer.publish()) as captured:
+        with Captured(step, self, lambda: optimizer.publish(), alone=True) as captured:
             update = captured if _ours(self, optimizer, loss) else step
             for epoch in range(epochs):
                 start = time.perf_counter()

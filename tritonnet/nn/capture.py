@@ -41,10 +41,14 @@ class Captured:
             call before, or the precision, it is recorded anew; weights that changed where they lie, and their copies, are
             seen.
         publish: run before each call, to write changed hyper-parameters to the device (`Optimizer.publish`).
+        alone: whether nothing but `run` changes the network while this object is used, as in a training loop; then nothing is
+            compared, which takes as long as the step of a very small network.
     """
 
-    def __init__(self, run: Callable[..., Tensor], network: Module, publish: Callable[[], None] = lambda: None) -> None:
-        self.run, self.network, self.publish = run, network, publish
+    def __init__(
+        self, run: Callable[..., Tensor], network: Module, publish: Callable[[], None] = lambda: None, *, alone: bool = False
+    ) -> None:  # fmt: skip
+        self.run, self.network, self.publish, self.alone = run, network, publish, alone
         self.shapes: dict[object, _Shape] = {}  # in the order of their last call
         self.prepared = False  # whether an eager call left the host memory that a recording takes (`Tables`)
         self.stream: Any = None  # one for all: the allocator gives a stream's memory to no other
@@ -58,7 +62,7 @@ class Captured:
         shape = self.shapes[key] = self.shapes.pop(key) if key in self.shapes else _Shape()
         if len(self.shapes) > MOST:
             del self.shapes[next(iter(self.shapes))]
-        settled = _same(shape.seen, _look(self.network))
+        settled = _same(shape.seen, self._look())
         if not settled:
             shape.recording = None
         elif shape.recording is None and shape.left <= 0 and self.prepared:
@@ -67,13 +71,16 @@ class Captured:
                 shape.left = math.inf
         if shape.recording is None:
             result = self.run(*buffers)
-            self.prepared, shape.left, shape.seen = True, shape.left - 1, _look(self.network)
+            self.prepared, shape.left, shape.seen = True, shape.left - 1, self._look()
             return result
         graph, own, result = shape.recording
         for mine, given in zip(own, buffers, strict=True):
             mine.copy_(given)
         graph.replay()
         return Tensor(runtime.empty(tuple(result.data.shape), result.dtype).copy_(result.data))
+
+    def _look(self) -> list[object]:
+        return [] if self.alone else _look(self.network)
 
     def _record(self, buffers: tuple[Buffer, ...], seen: list[object]) -> tuple[Any, list[Buffer], Tensor] | None:
         """A graph, what it reads, and the result that it writes; None, and all as before, where there can be none."""
@@ -82,7 +89,7 @@ class Captured:
         before = [(p, p.low, p.grad) for p in self.network.parameters()]
         try:
             graph, result = self._capture(own)
-            done = _same(seen, _look(self.network))  # else it reads what only a replay of it writes
+            done = _same(seen, self._look())  # else it reads what only a replay of it writes
         except Exception as error:
             # a capture that fails for memory may say so only in the error before
             if not any(isinstance(e, torch.OutOfMemoryError | Refused) for e in (error, error.__context__)):

@@ -93,7 +93,7 @@ class Training:
         self.optimizer = build_optimizer(config, self.network)
         average = get_ema_multi_avg_fn(config.ema)
         self.averaged = AveragedModel(self.network, None, None, average, True) if config.ema else None
-        self.captured = Captured(self.step, self.network, self.optimizer.publish)
+        self.captured = Captured(self.step, self.network, self.optimizer.publish, alone=True)
         flips = config.flips
         self.loader = Loader(self.dataset, self.train_indices, size, seed=config.seed, hflip=flips, vflip=flips)
         self.val_loader = Loader(self.dataset, self.val_indices, config.batch_size, shuffle=False)
