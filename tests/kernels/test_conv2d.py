@@ -86,10 +86,10 @@ def test_patch(case, rows, dtype):
     check(case, dtype, tile, Tile("patch", 64, 16, 32, 4, 2, splits=2, rows=rows), wrap=lambda t: pitched(t, 16))
 
 
-@pytest.mark.parametrize("splits", [1, 3])
-def test_moments_are_those_of_the_stored_values(splits):
+@pytest.mark.parametrize(("splits", "taps"), [(1, 1), (3, 1), (1, 3), (3, 3)])
+def test_moments_are_those_of_the_stored_values(splits, taps):
     x, w = randn(3, 7, 9, 16, dtype=HALVES[0]), randn(32, 3, 3, 16, dtype=HALVES[0], seed=1)
-    tile = Tile("tensormap", 64, 64, 16, 4, 2, splits, rows=4)
+    tile = Tile("tensormap", 64, 64, 16, 4, 2, splits, rows=4, taps=taps)
     y, moments = conv2d_fwd(x, w, padding=(1, 1, 1, 1), statistics=True, tile=tile)
     count, mean, m2 = map(to64, moments)
     total = count.sum()
@@ -109,6 +109,7 @@ NORMED = {  # form: case, dtype, tile
     "many-small-programs": (CASES["stride-2"], torch.float32, SMALL),
     "half": (CASES["3x3"], torch.bfloat16, None),
     "tensormap": (BOXES["ragged"], HALVES[0], Tile("tensormap", 64, 64, 16, 4, 2, rows=4)),
+    "tensormap-rows": (BOXES["ragged"], HALVES[0], Tile("tensormap", 64, 64, 16, 4, 2, rows=4, taps=3)),
     "tensormap-split": (BOXES["ragged"], HALVES[0], Tile("tensormap", 64, 64, 16, 4, 2, splits=3, rows=4)),
     "patches-are-gathered": (PATCHES["ragged-patches"], HALVES[0], None),
     "patch-tile": (PATCHES["ragged-patches"], HALVES[0], Tile("patch", 64, 64, 16, 4, 2, rows=2)),
@@ -134,9 +135,12 @@ def test_batch_norm_and_relu_before_the_store(case, dtype, tile, affine):
 
 
 @pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize("name", ["whole-boxes", "ragged", "dilated", "1x1"])
+@pytest.mark.parametrize(
+    ("name", "taps"),
+    [("whole-boxes", 1), ("whole-boxes", 3), ("ragged", 1), ("ragged", 3), ("dilated", 1), ("1x1", 1), ("3x1", 3)],
+)
 @pytest.mark.parametrize("affine", [True, False])
-def test_input_gradient_sums_for_the_batch_norm_in_front(name, affine, splits):
+def test_input_gradient_sums_for_the_batch_norm_in_front(name, taps, affine, splits):
     N, H, W, C, K, R, S, _, pad, dilation = BOXES[name]
     P, Q = (output_size(s, r, 1, p, p, d) for s, r, p, d in zip((H, W), (R, S), pad, dilation, strict=True))
     dy, w = randn(N, P, Q, K, dtype=HALVES[0]), randn(K, R, S, C, dtype=HALVES[0], seed=1)
@@ -147,7 +151,7 @@ def test_input_gradient_sums_for_the_batch_norm_in_front(name, affine, splits):
         "input_size": (H, W),
         "pad": pad,
         "dilation": dilation,
-        "tile": Tile("tensormap", 64, 32, 16, 4, 2, splits, rows=4),
+        "tile": Tile("tensormap", 64, 32, 16, 4, 2, splits, rows=4, taps=taps),
     }
     dx, sums = conv2d_dgrad(dy, w, norm=norm, z=z, **window)
     assert torch.equal(dx, conv2d_dgrad(dy, w, **window)[0])
