@@ -248,11 +248,12 @@ def conv2d_dgrad(
         tile = pick_tile("conv2d_dgrad", g, dtype, _form(g, (dy, w), dx, tf32), arch())
     pixels, filters = _operands(op, tile.form, tf32, dy, w)
     if tile.form == "tensormap":
-        # how much of z the registers hold beside dx, by the compile-only tests
+        # how much of z the registers hold beside dx, by the compile-only tests; three taps of a tile leave row by row
         if dtype == torch.float32:
             fits = tile.block_m * tile.block_n <= 2048 * tile.num_warps
         else:
-            fits = tile.block_m <= 128 and tile.block_n <= (128 if arch() == "sm_90" else 64)
+            rows = tile.block_m // 4 if tile.taps == 3 else tile.block_m
+            fits = rows <= 128 and tile.block_n <= (128 if arch() == "sm_90" else 64)
         fits = (fits or tile.splits > 1) and z is not None and mappable(z)
         return dx, conv2d_tensormap.dgrad(pixels, filters, bias, dx, g, tile, *((norm, z) if fits else ()))
     if tile.form == "patch":
