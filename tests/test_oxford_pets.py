@@ -51,7 +51,7 @@ def test_runs_once_and_reports(
     rows = pets.jobs.read(out / "rows.jsonl")
     assert len(rows) == 4
     for ours, theirs in (rows[:2], rows[2:]):
-        assert (ours["job"].framework, theirs["job"].framework) == ("tritonnet", "torch")
+        assert (ours["job"].framework, theirs["job"].framework) == ("tritonnet", "torch-benchmark")
         # from the same weights on the same batches: what float32 rounds differently in eight steps
         assert np.allclose(ours["first_losses"], theirs["first_losses"], rtol=1e-3)
         assert ours["first_losses"][0] == pytest.approx(theirs["first_losses"][0], rel=1e-5)

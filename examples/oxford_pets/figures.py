@@ -11,15 +11,16 @@ from PIL import Image, ImageDraw
 from oxford_pets.intervals import interval
 from oxford_pets.jobs import Row
 
+NAMES = {"tritonnet": "tritonnet", "torch-benchmark": "PyTorch"}
 SIDE = 160  # of a test image, pixels
 LINES = {  # PyTorch's dashes stay visible on ours
-    ("tritonnet", "adam"): ("-", "tab:blue"), ("torch", "adam"): ("--", "navy"),
-    ("tritonnet", "sgd"): ("-", "tab:orange"), ("torch", "sgd"): ("--", "saddlebrown"),
+    ("tritonnet", "adam"): ("-", "tab:blue"), ("torch-benchmark", "adam"): ("--", "navy"),
+    ("tritonnet", "sgd"): ("-", "tab:orange"), ("torch-benchmark", "sgd"): ("--", "saddlebrown"),
 }  # fmt: skip
 
 
 def curves(rows: Sequence[Row]) -> bytes:
-    """Training loss and validation IoU of both optimizers and frameworks, one over the other."""
+    """Training loss and validation IoU of both optimizers and frameworks, one over the other; in the legend the seeds."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     panels = figure.subplots(1, 2)
     for name, axes, title in zip(("train_loss", "val_iou"), panels, ("training loss", "validation IoU"), strict=True):
@@ -29,7 +30,7 @@ def curves(rows: Sequence[Row]) -> bytes:
             epochs, means = range(1, len(points) + 1), [mean for mean, _ in points]
             halves = [0.0 if math.isnan(half) else half for _, half in points]
             if points:
-                axes.plot(epochs, means, style, color=colour, label=f"{framework}, {optimizer} ({len(of)} seeds)")
+                axes.plot(epochs, means, style, color=colour, label=f"{NAMES[framework]}, {optimizer}, {len(of)}")
                 low, high = ([m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1))
                 axes.fill_between(epochs, low, high, color=colour, alpha=0.12)
         axes.set(xlabel="epoch", title=title)
@@ -51,7 +52,7 @@ def pets(rows: Sequence[Row]) -> bytes:
     shown = rows[0]["pictures"]
     columns = [("image", shown["images"]), ("truth", shown["truth"])]
     columns += [
-        (f"{row['job'].framework}, {row['job'].optimizer}  IoU {list(row['scores'].values())[-1]['best'][0]:.3f}",
+        (f"{NAMES[row['job'].framework]}, {row['job'].optimizer} IoU {list(row['scores'].values())[-1]['best'][0]:.3f}",
          row["pictures"]["found"]) for row in rows
     ]  # fmt: skip
     sheet = Image.new("RGB", (len(columns) * (SIDE + 6), len(shown["images"]) * (SIDE + 6) + 16), "white")

@@ -83,7 +83,7 @@ def jobs(group: str, base: Job, rates: dict[str, float], seeds: Iterable[int]) -
                 found += [
                     replace(job, framework=framework, optimizer=optimizer, lr=rates[optimizer])
                     for optimizer in ("adam", "sgd")
-                    for framework in ("tritonnet", "torch")
+                    for framework in ("tritonnet", "torch-benchmark")
                 ]
             case "parity":
                 first = replace(job, precision="fp32", epochs=job.epochs[:1])

@@ -1,4 +1,7 @@
-"""The same U-Net in PyTorch, trained by a plain loop from our initial weights on our batches: the experiment's peer.
+"""The same U-Net in PyTorch, trained from our initial weights on our batches: the experiment's peer.
+
+On a GPU the forward, the loss and the backward of a full batch are one CUDA graph, as they are in ours, and the optimizer is
+PyTorch's fused one: so neither side waits for Python.
 
 Loss, gradients, optimizer, schedule and average are PyTorch's. Where a job augments, the images and masks are the ones that
 our kernel makes, handed over normalised, channels-last, in the job's precision.
@@ -20,6 +23,8 @@ from tritonnet.train.batches import Normalizer, to_device
 from tritonnet.train.objective import parse_loss
 
 DEVICE = runtime.device()
+GPU = DEVICE.type == "cuda"
+EAGER = 3  # full batches before the recording, which warm PyTorch up: the run's first, so nothing is trained twice
 
 
 def double_conv(c: int, k: int) -> nn.Sequential:
@@ -78,7 +83,7 @@ def loss_of(text: str, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tenso
 
 
 class TorchLearner:
-    """What `learners.Learner` is, by PyTorch: eager, channels-last, autocast for bf16."""
+    """What `learners.Learner` is, by PyTorch: channels-last, autocast for bf16, and on a GPU one CUDA graph."""
 
     def __init__(self, job: Job, normalizer: Normalizer, steps: int) -> None:
         self.job, self.augmentation, self.normalizer = job, Augmentation.parse(job.augment), normalizer
@@ -95,11 +100,13 @@ class TorchLearner:
         self.shown = self.averaged.module if self.averaged is not None else self.network  # what is scored
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[job.optimizer]
         more = {"momentum": config(job).momentum} if job.optimizer == "sgd" else {}
-        self.optimizer = kind(self.network.parameters(), lr=job.lr, weight_decay=job.weight_decay, **more)
+        self.optimizer = kind(self.network.parameters(), lr=job.lr, weight_decay=job.weight_decay, fused=GPU, **more)
         total = steps * max(job.epochs)
         self.schedule = CosineAnnealingLR(self.optimizer, total) if job.schedule == "cosine" else None
         self.mean, self.std = (torch.tensor(values, device=DEVICE) for values in (normalizer.mean, normalizer.std))
         self.scale, self.losses = normalizer.scale, torch.empty(steps, device=DEVICE)
+        self.graph, self.eager = None, EAGER
+        self.aside = torch.cuda.Stream() if GPU else None  # where PyTorch wants what precedes a recording
 
     def _input(self, images: torch.Tensor) -> torch.Tensor:
         return ((images.float() * self.scale - self.mean) / self.std).permute(0, 3, 1, 2)
@@ -107,6 +114,37 @@ class TorchLearner:
     def _logits(self, network: nn.Module, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(DEVICE.type, self.low, enabled=self.low is not None):
             return network(x).float()
+
+    def _backward(self, x: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        x = x if x.is_floating_point() else self._input(x)
+        loss = loss_of(self.job.loss, self._logits(self.network, x), masks.long())
+        loss.backward()
+        return loss.detach()
+
+    def _gradients(self, *batch: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch, of uint8 images or of finished input; its gradients are left in the parameters."""
+        whole = GPU and len(batch[0]) == self.job.batch
+        if not whole or self.eager:
+            self.eager -= whole
+            if self.aside is None:
+                return self._backward(*batch)
+            self.aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.aside):
+                loss = self._backward(*batch)
+            torch.cuda.current_stream().wait_stream(self.aside)
+            return loss
+        if self.graph is None:
+            self.own, self.graph = [torch.empty_like(given) for given in batch], torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):  # which runs nothing: the batch norms' statistics stay
+                self.loss = self._backward(*self.own)
+            self.gradients = [p.grad for p in self.network.parameters()]
+        for mine, given in zip(self.own, batch, strict=True):
+            mine.copy_(given)
+        self.graph.replay()
+        for p, gradient in zip(self.network.parameters(), self.gradients, strict=True):
+            p.grad = gradient  # a smaller batch has put its own there
+        return self.loss
 
     def epoch(self, loader: Loader, number: int) -> list[float]:
         """Train on an epoch's batches; the loss of each."""
@@ -117,16 +155,13 @@ class TorchLearner:
                 ours, masks = self.normalizer.augmented(self.augmentation, images, masks, *drawn)
                 x = ours.torch()
             else:
-                x = self._input(images)
-            loss = loss_of(self.job.loss, self._logits(self.network, x), masks.long())
-            loss.backward()
+                x = images
+            self.losses[i] = self._gradients(x, masks)
             self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
             if self.schedule is not None:
                 self.schedule.step()
             if self.averaged is not None:
                 self.averaged.update_parameters(self.network)
-            self.losses[i] = loss.detach()
         return self.losses.tolist()
 
     def _shown_logits(self, images: np.ndarray) -> torch.Tensor:
