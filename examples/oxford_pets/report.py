@@ -349,7 +349,8 @@ def recipes(rows: Sequence[Row]) -> list[Block]:
     text = (
         "Images to train on / to test with. On a folder's own split the test images choose the best epoch (of every "
         "fifth), as in `tritonnet train`, so it flatters; the last epoch nothing chooses. Elsewhere each seed has its own "
-        "split, and a fifth of the images (+) chooses. Flips: the last epoch's probabilities averaged over four mirror images. PyTorch starts from our "
+        "split, and a fifth of the images (+) chooses. "
+        "Flips: the last epoch's probabilities averaged over four mirror images. PyTorch starts from our "
         "weights, with our batches and, where they are augmented, the images that our kernel makes; loss, gradients, optimizer, "
         "schedule and average of the weights are its own, with the forward and backward as one CUDA graph. Seconds: the median "
         "epoch's times the epochs, so without compilation and validation."
