@@ -108,7 +108,7 @@ def test_groups(pets: SimpleNamespace) -> None:
     made = {group: pets.jobs.jobs(group, pets.jobs.Job(), rates, (0, 1)) for group in pets.jobs.GROUPS}
     counts = {
         "main": 8,
-        "parity": 6,
+        "parity": 12,
         "upsample": 2,
         "losses": 8,
         "skip": 2,

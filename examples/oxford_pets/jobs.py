@@ -87,7 +87,11 @@ def jobs(group: str, base: Job, rates: dict[str, float], seeds: Iterable[int]) -
                 ]
             case "parity":
                 first = replace(job, precision="fp32", epochs=job.epochs[:1])
-                found += [replace(first, framework=name) for name in ("tritonnet", "torch", "torch-benchmark")]
+                found += [
+                    replace(first, framework=framework, optimizer=optimizer, lr=rates[optimizer])
+                    for optimizer in ("adam", "sgd")
+                    for framework in ("tritonnet", "torch", "torch-benchmark")
+                ]
             case "upsample":
                 found.append(replace(job, upsample="bilinear"))
             case "losses":
@@ -102,7 +106,7 @@ def jobs(group: str, base: Job, rates: dict[str, float], seeds: Iterable[int]) -
             case "recipes" | "recipes-few":
                 own = {"images": 0, "test": 0} if group == "recipes" else {}
                 found += [
-                    replace(job, framework=framework, recipe=recipe, **own, **RECIPES[recipe], **length)
+                    replace(job, framework=framework, recipe=recipe, **own, **(RECIPES[recipe] | length))
                     for recipe, length in LENGTHS[group].items()
                     for framework in ("tritonnet", "torch-benchmark")
                 ]
