@@ -1,4 +1,4 @@
-"""The report's pictures, as PNG."""
+"""The report's pictures, as PNG and JPEG."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ LINES = {  # PyTorch's dashes stay visible on ours
 
 
 def curves(rows: Sequence[Row]) -> bytes:
-    """Training loss and validation IoU of both optimizers and frameworks, one over the other; in the legend the seeds."""
+    """Training loss and validation IoU of both optimizers and frameworks, one over the other."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     panels = figure.subplots(1, 2)
     for name, axes, title in zip(("train_loss", "val_iou"), panels, ("training loss", "validation IoU"), strict=True):
@@ -30,7 +30,9 @@ def curves(rows: Sequence[Row]) -> bytes:
             epochs, means = range(1, len(points) + 1), [mean for mean, _ in points]
             halves = [0.0 if math.isnan(half) else half for _, half in points]
             if points:
-                axes.plot(epochs, means, style, color=colour, label=f"{NAMES[framework]}, {optimizer}, {len(of)}")
+                axes.plot(
+                    epochs, means, style, color=colour, label=f"{NAMES[framework]}, {optimizer} ({len(of)} seeds)"
+                )
                 low, high = ([m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1))
                 axes.fill_between(epochs, low, high, color=colour, alpha=0.12)
         axes.set(xlabel="epoch", title=title)
@@ -65,5 +67,5 @@ def pets(rows: Sequence[Row]) -> bytes:
                 image = image.point([0, 255] + [128] * 254)
             sheet.paste(image.resize((SIDE, SIDE)).convert("RGB"), (i * (SIDE + 6), 16 + j * (SIDE + 6)))
     out = io.BytesIO()
-    sheet.save(out, "PNG", optimize=True)
+    sheet.save(out, "JPEG", quality=85)
     return out.getvalue()

@@ -2,15 +2,26 @@
 
 import base64
 import html
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from oxford_pets.figures import NAMES, curves, pets
 from oxford_pets.intervals import interval, verdict, written
-from oxford_pets.jobs import LENGTHS, Job, Row
-
-Block = tuple  # ("heading" | "text", text), ("table", head, lines) or ("picture", name, title, bytes)
+from oxford_pets.jobs import GROUPS, LENGTHS, Job, Row
+from oxford_pets.recipes import differences_of, recipes
+from oxford_pets.values import (
+    Block,
+    budgets,
+    chosen,
+    commands,
+    epochs_to_95,
+    iou,
+    known,
+    main,
+    paired,
+    peak,
+    seconds,
+)  # fmt: skip
 
 PAPER = {  # IoU / Dice / pixel accuracy: PyTorch with Adam, theirs with Adam, theirs with SGD
     30: (".270 / .234 / .189", ".431 / .501 / .291", ".395 / .459 / .273"),
@@ -18,15 +29,15 @@ PAPER = {  # IoU / Dice / pixel accuracy: PyTorch with Adam, theirs with Adam, t
     90: (".782 / .256 / .433", ".657 / .704 / .393", ".677 / .717 / .401"),
 }
 STYLE = "body{font:15px sans-serif;max-width:72em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
-STYLE += "td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}img{max-width:100%}"
+STYLE += "td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}img{max-width:100%}pre{white-space:pre-wrap}"
 
 
 def write(folder: Path, rows: Sequence[Row]) -> list[Path]:
     """Write report.md with its pictures, and report.html; the files' names."""
-    blocks, others = head(rows), [row for row in rows if row["job"].group not in LENGTHS]
+    blocks, others = head(rows) + summary(rows), [row for row in rows if row["job"].group not in LENGTHS]
     for part in (protocol, table, peer, claims, variants, scale, pictures) if others else ():
         blocks += part(others)
-    blocks += recipes([row for row in rows if row["job"].group in LENGTHS])
+    blocks += recipes(rows)
     folder.mkdir(parents=True, exist_ok=True)
     for block in blocks:
         if block[0] == "picture":
@@ -46,6 +57,8 @@ def markdown(block: Block) -> str:
             return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["--"] * len(head), *lines))
         case ("picture", name, title, _):
             return f"![{title}]({name})\n\n{title}"
+        case ("code", text):
+            return f"```\n{text}\n```"
     return block[1]
 
 
@@ -59,93 +72,71 @@ def as_html(block: Block) -> str:
                 for tag, line in (("th", head), *(("td", line) for line in lines))
             ]
             return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
-        case ("picture", _, title, content):
-            data = base64.b64encode(content).decode()
-            return f'<p><img alt="" src="data:image/png;base64,{data}"><br>{html.escape(title)}</p>'
+        case ("picture", name, title, content):
+            data, kind = base64.b64encode(content).decode(), "jpeg" if name.endswith("jpg") else "png"
+            return f'<p><img alt="" src="data:image/{kind};base64,{data}"><br>{html.escape(title)}</p>'
+        case ("code", text):
+            return f"<pre>{html.escape(text)}</pre>"
     return f"<p>{html.escape(block[1])}</p>"
-
-
-# --- rows
-
-
-def chosen(rows: Sequence[Row], **fields: object) -> dict[int, Row]:
-    """By seed, the rows whose job has these fields; of several the last."""
-    return {row["job"].seed: row for row in rows if all(getattr(row["job"], k) == v for k, v in fields.items())}
-
-
-def main(rows: Sequence[Row], framework: str, optimizer: str) -> dict[int, Row]:
-    return chosen(rows, group="main", framework=framework, optimizer=optimizer)
-
-
-def paired(one: dict[int, Row], other: dict[int, Row], value: Callable[[Row], float | None]) -> list[float]:
-    """The difference of a value between two rows of each seed that both have."""
-    pairs = [(value(one[seed]), value(other[seed])) for seed in sorted(one.keys() & other.keys())]
-    return [a - b for a, b in pairs if a is not None and b is not None]
-
-
-def iou(epochs: int, which: str = "best") -> Callable[[Row], float | None]:
-    """The test IoU after so many epochs: of the best epoch on the validation images, or of the "last"."""
-    return lambda row: row["scores"][str(epochs)][which][0] if str(epochs) in row["scores"] else None
-
-
-def epochs_to_95(row: Row) -> float:
-    """The first epoch with 95 % of the final validation IoU, which is the mean over the last tenth of the epochs."""
-    curve = row["val_iou"]
-    tail = curve[-max(len(curve) // 10, 1) :]
-    wanted = 0.95 * sum(tail) / len(tail)
-    return float(next(i for i, value in enumerate(curve, 1) if value >= wanted))
-
-
-def seconds(row: Row) -> float:
-    """Of a training epoch, the median: without compilation, validation and test."""
-    return sorted(row["epoch_seconds"])[len(row["epoch_seconds"]) // 2]
-
-
-def budgets(rows: Sequence[Row]) -> list[int]:
-    return sorted({int(epochs) for row in rows if row["job"].group == "main" for epochs in row["scores"]})
 
 
 # --- parts
 
 
 def head(rows: Sequence[Row]) -> list[Block]:
-    machines = sorted({
-        f"{e['gpu'] or 'no GPU (interpreter)'}, torch {e['torch']}, triton {e['triton']}, {e['date']}, commit {e['commit']}"
-        for e in (row["environment"] for row in rows)
-    })  # fmt: skip
+    seen = [row["environment"] for row in rows]
+    machine, days, commits = (
+        ", ".join(sorted({*values}))
+        for values in (
+            (f"{e['gpu'] or 'no GPU (interpreter)'}, torch {e['torch']}, triton {e['triton']}" for e in seen),
+            (e["date"] for e in seen), (str(e["commit"]) for e in seen),
+        )
+    )  # fmt: skip
     return [
         ("heading", "The Oxford-IIIT Pet experiment of the MagmaDNN U-Net paper"),
-        ("text", f"{len(rows)} runs; raw rows: rows.jsonl. " + "; ".join(machines) + "."),
+        ("text", f"{len(rows)} runs on one {machine}; {days}; commit {commits}."),
     ]
+
+
+def summary(rows: Sequence[Row]) -> list[Block]:
+    """The answers, by the numbers of the tables below."""
+    lines = []
+    if len(differences := pooled(rows)) > 2:
+        text = "IoU of the 31/7 runs, mean of both optimizers, all numbers of epochs, best and last epoch: ours less PyTorch's"
+        lines.append([text, *compared(differences)[1:]])
+    if found := first_losses(rows):
+        first, own, later = (sum(line[i] for line in found) for i in (1, 2, 3))
+        text = f"fp32, first 31 losses at most 1e-3 from PyTorch's (two settings of PyTorch: {own} of {len(found)})"
+        lines.append([text, f"{first} of {len(found)} runs", met(first == len(found))])
+        text = "fp32, later losses at most twice as far from PyTorch's as two settings of PyTorch are from each other"
+        lines.append([text, f"{later} of {len(found)} runs", met(later == len(found))])
+    lines += [[f"The paper: {claim}", number, decided] for claim, _, number, decided in judged(rows)]
+    lines += [
+        [f"{data}, {images}: {title}", number, decided]
+        for data, images, title, _, number, _, _, decided in differences_of(rows)
+    ]
+    return [("heading", "Summary"), ("table", ["question", "found", "answer"], lines)] if lines else []
 
 
 def protocol(rows: Sequence[Row]) -> list[Block]:
     job: Job = next((row["job"] for row in rows if row["job"].group == "main"), rows[0]["job"])
-    seeds = sorted({row["job"].seed for row in rows})
-    rates = {f"lr_{row['job'].optimizer}": row["job"].lr for row in rows}
-    epochs = {"epochs": ",".join(map(str, job.epochs))}
+    seeds = {row["job"].seed for row in rows if row["job"].group == job.group}
+    options = {f"lr_{row['job'].optimizer}": row["job"].lr for row in rows} | {"epochs": ",".join(map(str, job.epochs))}
+    options |= {name: getattr(job, name) for name in ("size", "base_channels", "depth", "images", "test", "precision")}
     return [
-        ("text", command(rows, job, ("images", "test"), **rates, **epochs)),
+        ("heading", "What was run"),
+        *commands(rows, **options),
         (
             "text",
             f"U-Net of {job.base_channels} channels and depth {job.depth}, {job.size}x{job.size} RGB, {job.images} training "
             f"and {job.test} test images, batch {job.batch}, constant learning rate, no augmentation, {job.precision}. "
-            f"Seeds {seeds[0]} to {seeds[-1]} ({len(seeds)}), each with its own split, initial weights and order of images, "
+            f"{len(seeds)} seeds, each with its own split, initial weights and order of images, "
             "which PyTorch's run of that seed shares. Every fifth training image validates and chooses the epoch; the test "
             "images are read once, after the last epoch. Ignored pixels, such as the unsure border of the trimaps, do not "
             "count. Scores are of the foreground, pooled over the test images; a run is read after each number of epochs. "
-            "±: 95 % interval of the mean by the t distribution over seeds.",
+            "±: 95 % interval of the mean by the t distribution over seeds; of two seeds both values are given.",
         ),
     ]
-
-
-def command(rows: Sequence[Row], job: Job, more: Sequence[str] = (), **given: object) -> str:
-    """What makes these rows; options: some fields of one of their jobs, `more` of them, and those given."""
-    given |= {name: getattr(job, name) for name in ("size", "base_channels", "depth", "precision", *more)}
-    groups = dict.fromkeys(row["job"].group for row in rows)
-    given |= {"seeds": ",".join(map(str, sorted({row["job"].seed for row in rows}))), "only": ",".join(groups)}
-    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
-    return f"Command: python examples/oxford_pets_experiment.py --data DIR --out DIR {options}"
 
 
 def table(rows: Sequence[Row]) -> list[Block]:
@@ -176,9 +167,8 @@ def table(rows: Sequence[Row]) -> list[Block]:
     costs = []
     for (framework, optimizer), of in zip(columns, found, strict=True):
         if of:
-            memory = [row["peak_gib"] for row in of.values() if row["peak_gib"] is not None]
-            values = [[seconds(row) for row in of.values()], memory, [epochs_to_95(row) for row in of.values()]]
-            cells = [written(v, digits) for v, digits in zip(values, (3, 2, 1), strict=True)]
+            values = ((seconds, 3), (peak, 2), (epochs_to_95, 1))
+            cells = [written(known([*of.values()], value), digits) for value, digits in values]
             costs.append([f"{names[framework]}, {names[optimizer]}", *cells])
     blocks.append(
         ("table", ["", "seconds a training epoch", "peak GiB", "epochs to 95 % of the final validation IoU"], costs)
@@ -195,38 +185,93 @@ def peer(rows: Sequence[Row]) -> list[Block]:
     for optimizer in ("adam", "sgd"):
         ours, theirs = (main(rows, framework, optimizer) for framework in NAMES)
         for epochs in budgets(rows):
-            differences = paired(ours, theirs, iou(epochs))
-            mean, half = interval(differences)
-            if differences:
-                met = "not decided (one seed)" if half != half else "met" if mean - half >= -0.02 else "not met"
-                lines.append([optimizer, str(epochs), str(len(differences)), written(differences), met])
+            for which in ("best", "last"):
+                if differences := paired(ours, theirs, iou(epochs, which)):
+                    lines.append([optimizer, f"{epochs}, {which}", *compared(differences)])
+    mean = pooled(rows)
+    if len(lines) > 1 and mean:
+        lines.append(["both", "mean of all above", *compared(mean)])
     if lines:
         what = ["optimizer", "epochs", "pairs", "IoU, ours - PyTorch's", "lower end at least -0.02"]
         blocks.append(("table", what, lines))
-    runs = [chosen(rows, group="parity", framework=name) for name in ("tritonnet", "torch", "torch-benchmark")]
-    lines = []
-    for seed in sorted(runs[0].keys() & runs[1].keys()):
-        ours, theirs, *other = (of[seed]["first_losses"] for of in runs if seed in of)
-        first, later = (relative(ours[part], theirs[part]) for part in (slice(0, 31), slice(31, None)))
-        line = [str(seed), f"{max(first):.1e}", "met" if max(first) <= 1e-3 else "not met"]
-        if other and later:
-            spread = relative(other[0][31:], theirs[31:])
-            ends = sum(later) / len(later), sum(spread) / len(spread)
-            line += [f"{ends[0]:.1e}", f"{ends[1]:.1e}", "met" if ends[0] <= 2 * ends[1] else "not met"]
-        lines.append(line + ["–"] * (6 - len(line)))
+    twins = [chosen(rows, group="parity", framework=name, optimizer="adam") for name in ("torch-benchmark", "torch")]
+    for epochs in sorted({int(e) for row in twins[0].values() for e in row["scores"]}):
+        if len(differences := paired(*twins, iou(epochs))) > 1:
+            text = "How far chance reaches: two runs of PyTorch in fp32, from the same weights on the same batches, that differ "
+            text += f"in cuDNN's algorithms alone, are {written(differences)} apart after {epochs} epochs, by Adam, best epoch."
+            blocks.append(("text", text))
+    lines = [line for line, *_ in first_losses(rows)]
     if lines:
-        what = ["seed", "largest of 31 steps", "at most 1e-3", "mean of the later steps", "between two cuDNN settings"]
-        text = "Relative difference of the losses in fp32, ours to PyTorch's with deterministic algorithms; the later steps are "
-        text += "held against twice that between PyTorch's deterministic and its fastest algorithms."
-        blocks += [("text", text), ("table", [*what, "at most twice that"], lines)]
+        text = "Relative difference of the losses in fp32 to PyTorch's with deterministic algorithms: of ours, and beside it of "
+        text += "PyTorch's own with the algorithms that it finds fastest. The later steps are held against twice the latter."
+        what = ["optimizer", "seed", "ours, first step", "ours, largest of 31", "PyTorch's own", "ours at most 1e-3"]
+        what += ["ours, mean of the later", "PyTorch's own", "ours at most twice that"]
+        blocks += [("text", text), ("table", what, lines)]
     return blocks if len(blocks) > 1 else []
+
+
+def first_losses(rows: Sequence[Row]) -> list[tuple[list[str], bool, bool, bool]]:
+    """Of each optimizer and seed: a line; whether our first 31 losses are close to PyTorch's, its own, and our later ones."""
+    found = []
+    for optimizer in ("adam", "sgd"):
+        runs = [
+            chosen(rows, group="parity", framework=f, optimizer=optimizer)
+            for f in ("tritonnet", "torch", "torch-benchmark")
+        ]
+        for seed in sorted(set.intersection(*(set(of) for of in runs))):
+            ours, theirs, other = (of[seed]["first_losses"] for of in runs)
+            apart, spread = relative(ours, theirs), relative(other, theirs)
+            first, own = max(apart[:31]), max(spread[:31])
+            ends = [sum(part[31:]) / max(len(part[31:]), 1) for part in (apart, spread)]
+            close = first <= 1e-3, own <= 1e-3, ends[0] <= 2 * ends[1]
+            numbers = [
+                f"{apart[0]:.0e}",
+                f"{first:.1e}",
+                f"{own:.1e}",
+                met(close[0]),
+                *(f"{end:.1e}" for end in ends),
+                met(close[2]),
+            ]
+            found.append(([optimizer, str(seed), *numbers], *close))
+    return found
+
+
+def met(condition: bool) -> str:
+    return "met" if condition else "not met"
+
+
+def compared(differences: Sequence[float]) -> list[str]:
+    """Pairs, mean with interval, and whether its lower end is at least -0.02."""
+    mean, half = interval(differences)
+    return [
+        str(len(differences)),
+        written(differences),
+        met(mean - half >= -0.02) if half == half else "not decided (one seed)",
+    ]
+
+
+def pooled(rows: Sequence[Row]) -> list[float]:
+    """Of each seed the mean difference to PyTorch over both optimizers, all numbers of epochs, and best and last epoch."""
+    found = [
+        {
+            seed: one[seed]["scores"][e][which][0] - other[seed]["scores"][e][which][0]
+            for seed in one.keys() & other.keys()
+        }
+        for optimizer in ("adam", "sgd")
+        for one, other in [[main(rows, framework, optimizer) for framework in NAMES]]
+        for e in map(str, budgets(rows))
+        for which in ("best", "last")
+    ]
+    shared = sorted(set.intersection(*map(set, found))) if found else []
+    return [sum(differences[seed] for differences in found) / len(found) for seed in shared]
 
 
 def relative(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True)]
 
 
-def claims(rows: Sequence[Row]) -> list[Block]:
+def judged(rows: Sequence[Row]) -> list[list[str]]:
+    """A line for each claim of the paper."""
     adam, sgd = (main(rows, "tritonnet", optimizer) for optimizer in ("adam", "sgd"))
     bilinear, lines = chosen(rows, group="upsample", upsample="bilinear"), []
 
@@ -235,7 +280,7 @@ def claims(rows: Sequence[Row]) -> list[Block]:
             lines.append([text, str(len(differences)), written(differences, digits), verdict(differences)])
 
     line("Adam needs fewer epochs than SGD to 95 % of the final IoU (epochs less)", paired(sgd, adam, epochs_to_95), 1)
-    line("Adam needs less memory than SGD (GiB less)", paired(sgd, adam, lambda row: row["peak_gib"]), 2)
+    line("Adam needs less memory than SGD (GiB less)", paired(sgd, adam, peak), 2)
     for name, of in (("Adam", adam), ("SGD", sgd)):
         for more, less, text in (
             (60, 30, "60 epochs are better than 30"),
@@ -246,40 +291,40 @@ def claims(rows: Sequence[Row]) -> list[Block]:
             ])  # fmt: skip
     for epochs in budgets(rows):
         line(f"bilinear is better than transposed after {epochs} epochs (IoU)", paired(bilinear, adam, iou(epochs)))
-    if not lines:
-        return []
+    return lines
+
+
+def claims(rows: Sequence[Row]) -> list[Block]:
     what = ["claim, tested with tritonnet", "seeds", "mean difference", "by these runs"]
     text = "The claim on bilinear was made of Carvana after 5 epochs. A claim is confirmed where the interval lies above 0."
-    return [("heading", "The paper's claims"), ("text", text), ("table", what, lines)]
+    lines = judged(rows)
+    return [("heading", "The paper's claims"), ("text", text), ("table", what, lines)] if lines else []
 
 
 def variants(rows: Sequence[Row]) -> list[Block]:
-    base, lines = main(rows, "tritonnet", "adam"), []
-    others = {(r["job"].group, r["job"].variant): r["job"] for r in rows if r["job"].group not in ("main", "parity")}
-    found = {name: [r for r in rows if (r["job"].group, r["job"].variant) == name] for name in others}
-    for (_, name), of in [(("", "as above: ce, transposed, concat"), list(base.values())), *found.items()]:
-        by_seed = {row["job"].seed: row for row in of}
-        if not by_seed:
-            continue
-        shared = sorted(set.intersection(*({int(e) for e in row["scores"]} for row in by_seed.values())))
-        last = shared[-1]
-        memory = [row["peak_gib"] for row in of if row["peak_gib"] is not None]
-        lines.append([
-            name, str(len(by_seed)), ", ".join(f"{e}: {written([iou(e)(r) for r in by_seed.values()])}" for e in shared),
-            written(paired(by_seed, base, iou(last))) if by_seed != base else "",
-            written([seconds(row) for row in of]), written(memory, 2), written([epochs_to_95(row) for row in of], 1),
-        ])  # fmt: skip
-    if len(lines) < 2:
+    base = main(rows, "tritonnet", "adam")
+    of = [row for row in rows if row["job"].group in ("losses", "upsample", "skip", "resunet")]
+    kinds = {"Adam: ce, transposed, concat": base, "SGD: the same": main(rows, "tritonnet", "sgd")}
+    for row in sorted(of, key=lambda row: (list(GROUPS).index(row["job"].group), row["job"].variant)):
+        kinds.setdefault(row["job"].variant, {})[row["job"].seed] = row
+    epochs, lines = budgets(rows), []
+    if not of or not epochs:
         return []
-    what = [
-        "tritonnet, Adam",
-        "seeds",
-        "test IoU after epochs",
-        "paired difference at the last",
-        "s an epoch",
-        "peak GiB",
-    ]
-    return [("heading", "Variants"), ("table", [*what, "epochs to 95 %"], lines)]
+    for name, by_seed in kinds.items():
+        found = list(by_seed.values())
+        if found:
+            differences = written(paired(by_seed, base, iou(epochs[-1]))) if by_seed is not base else ""
+            costs = (
+                written(known(found, seconds)),
+                written(known(found, peak), 2),
+                written(known(found, epochs_to_95), 1),
+            )
+            lines.append([name, str(len(found)), *(written(known(found, iou(e))) for e in epochs), differences, *costs])
+    what = ["variant", "seeds", *(f"IoU, {e} epochs" for e in epochs), f"less Adam's, {epochs[-1]}"]
+    text = "What differs from the first line, which is the network above by Adam; best epochs. Seconds are of runs that had the "
+    text += "GPU to themselves."
+    table = ("table", [*what, "s an epoch", "peak GiB", "epochs to 95 %"], lines)
+    return [("heading", "Variants"), ("text", text), table]
 
 
 def scale(rows: Sequence[Row]) -> list[Block]:
@@ -310,55 +355,5 @@ def pictures(rows: Sequence[Row]) -> list[Block]:
         last = max(budgets(rows))
         title = f"The test images of one seed, their truth (grey: ignored), and what each network found; best of {last} epochs. "
         title += "Images: Oxford-IIIT Pet dataset (Parkhi et al., 2012), CC BY-SA 4.0."
-        blocks.append(("picture", "test_images.png", title, pets([row for row in of if "pictures" in row])))
+        blocks.append(("picture", "test_images.jpg", title, pets([row for row in of if "pictures" in row])))
     return blocks if len(blocks) > 1 else []
-
-
-def final(which: str, i: int = 0) -> Callable[[Row], float]:
-    """A test score after all epochs: of the "last" weights, of these with "flips", or of the "best"; IoU, Dice, accuracy."""
-    return lambda row: row["scores"][str(max(row["job"].epochs))][which][i]
-
-
-def recipes(rows: Sequence[Row]) -> list[Block]:
-    kinds: dict[Job, dict[int, Row]] = {}  # rows by seed
-    for row in sorted(rows, key=lambda row: (row["job"].data, row["job"].group, max(row["job"].epochs))):
-        kinds.setdefault(replace(row["job"], seed=0), {})[row["job"].seed] = row
-    lines, gains, contents = [], [], []
-    for job, of in kinds.items():
-        name, group = "tritonnet" if job.framework == "tritonnet" else "PyTorch", (job.data, job.group, job.framework)
-        train, val, test = next(iter(of.values()))["split"]
-        where = [job.data, f"{train} + {val} / {test}" if job.images else f"own split, {train} / {test}"]
-        scores = [final("last"), final("last", 1), final("last", 2), final("flips"), final("best")]
-        spent = [seconds(row) * len(row["epoch_seconds"]) for row in of.values()]
-        cells = [*(written([score(row) for row in of.values()]) for score in scores), written(spent, 0)]
-        lines.append([*where, job.recipe, name, str(len(of)), *cells])
-        plain = [j for j in kinds if j.recipe == "plain" and (j.data, j.group, j.framework) == group]
-        others = [(f"{name}: {job.recipe} - plain", other) for other in plain if job.recipe != "plain"]
-        if name == "tritonnet":
-            others.append((f"{job.recipe}: tritonnet - PyTorch", replace(job, framework="torch-benchmark")))
-            amounts = ("batch", "optimizer", "lr", "schedule", "loss", "flips", "augment", "ema", "weight_decay")
-            given = ", ".join(f"{amount} {getattr(job, amount)}" for amount in amounts if getattr(job, amount))
-            contents.append(f"{', '.join(where)}, {job.recipe}: {max(job.epochs)} epochs, {given}")
-        for title, other in others:
-            by = [paired(of, kinds.get(other, {}), final(which)) for which in ("last", "flips")]
-            if by[0]:
-                gains.append([*where, title, str(len(by[0])), *map(written, by)])
-    if not lines:
-        return []
-    job = max((row["job"] for row in rows), key=lambda job: job.images)
-    text = (
-        "Images to train on / to test with. On a folder's own split the test images choose the best epoch (of every "
-        "fifth), as in `tritonnet train`, so it flatters; the last epoch nothing chooses. Elsewhere each seed has its own "
-        "split, and a fifth of the images (+) chooses. "
-        "Flips: the last epoch's probabilities averaged over four mirror images. PyTorch starts from our "
-        "weights, with our batches and, where they are augmented, the images that our kernel makes; loss, gradients, optimizer, "
-        "schedule and average of the weights are its own, with the forward and backward as one CUDA graph. Seconds: the median "
-        "epoch's times the epochs, so without compilation and validation."
-    )
-    what = ["IoU, last epoch", "Dice", "pixel accuracy", "IoU, flips", "IoU, best epoch", "seconds to train"]
-    differences = ["data", "images", "difference by seed", "pairs", "IoU, last epoch", "IoU, flips"]
-    return [
-        ("heading", "Recipes"), ("text", command(rows, job, ("images", "test") if job.images else ())), ("text", text),
-        *(("text", line + ".") for line in contents), ("table", ["data", "images", "recipe", "by", "seeds", *what], lines),
-        ("table", differences, gains),
-    ]  # fmt: skip
