@@ -51,6 +51,7 @@ def picture(text: str) -> Image.Image:
 def pets(rows: Sequence[Row]) -> bytes:
     """A line a test image: the image, its truth, and the mask that each row's network found."""
     rows = [row for row in rows if row["job"].seed == rows[0]["job"].seed]
+    rows.sort(key=lambda row: (row["job"].optimizer, row["job"].framework))
     shown = rows[0]["pictures"]
     columns = [("image", shown["images"]), ("truth", shown["truth"])]
     columns += [

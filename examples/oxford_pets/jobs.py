@@ -25,11 +25,11 @@ PLAIN = {"optimizer": "adam", "lr": 1e-3, "schedule": "cosine", "flips": True, "
 AUGMENT = "rotate=20, scale=0.3, shift=0.1, brightness=0.2, contrast=0.4, gamma=0.4"
 RECIPES: dict[str, dict[str, Any]] = {  # fields of a job
     "plain": PLAIN,
-    "recommended": PLAIN | {"loss": "ce + dice", "augment": AUGMENT, "ema": 0.99},
+    "recommended": PLAIN | {"lr": 3e-4, "loss": "ce + dice", "augment": AUGMENT, "ema": 0.99},
 }
 LENGTHS: dict[str, dict[str, dict[str, Any]]] = {  # of each recipe, by group
-    "recipes": {"plain": {"epochs": (60,), "batch": 16}, "recommended": {"epochs": (300,), "batch": 16}},
-    "recipes-few": {"plain": {"epochs": (90,), "batch": 1}, "recommended": {"epochs": (600,), "batch": 4}},
+    "recipes": {"plain": {"epochs": (60,), "batch": 16}, "recommended": {"epochs": (160,), "batch": 16}},
+    "recipes-few": {"plain": {"epochs": (90,), "batch": 1}, "recommended": {"epochs": (300,), "batch": 4}},
 }
 
 
