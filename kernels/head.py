@@ -25,7 +25,18 @@ from tritonnet.kernels import runtime
 from tritonnet.kernels.batch_norm import Norm, coefficients, feedback, merge_sums, relu
 from tritonnet.kernels.batch_norm_stats import STAGES, check_image, check_vectors
 from tritonnet.kernels.conv2d_gather import dot, products, split_sum
-from tritonnet.kernels.runtime import begin, cdiv, check_dtype, empty, image_of, launch, next_power_of_2, pitch, refuse
+from tritonnet.kernels.runtime import (
+    begin,
+    beside,
+    cdiv,
+    check_dtype,
+    empty,
+    image_of,
+    launch,
+    next_power_of_2,
+    pitch,
+    refuse,
+)
 
 __all__ = ["head_bwd", "head_fits", "head_fwd"]
 
@@ -198,12 +209,15 @@ def head_bwd(
         _head_bwd_stats_kernel, (programs,), dy, x, *norm.buffers, w, *sums, parts,
         pixels, C, K, pitch(dy), pitch(x), norm.eps, **products(x, tf32), **blocks, STAGES=STAGES,
     )  # fmt: skip
+    dw, dbias = total[: K * C].view(K, 1, 1, C), total[K * C :]
+    with beside(parts) as written:  # nothing waits for these
+        split_sum(parts, total)
+        written += [dw, dbias]
     dscale, dshift, shares, constants = merge_sums(*sums)
-    split_sum(parts, total)
     dx = empty(tuple(x.shape), x.dtype)
     programs, blocks = _cut(x, K, 32, 64)
     launch(
         _head_bwd_kernel, (programs,), dy, x, *norm.buffers, w, *shares, dx,
         pixels, C, K, pitch(dy), pitch(x), norm.eps, TRAINING=training, **constants, **products(x, tf32), **blocks,
     )  # fmt: skip
-    return dx, dscale, dshift, total[: K * C].view(K, 1, 1, C), total[K * C :]
+    return dx, dscale, dshift, dw, dbias

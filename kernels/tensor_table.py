@@ -5,7 +5,7 @@
 
 Tables are made on the host and copied without waiting. They are kept by their content, so a training step whose buffers
 lie where they lay before copies nothing. One made while a CUDA graph is captured is kept for good: each replay copies it
-again from the same host memory.
+again from the same host memory, by a kernel, since a graph's launches wait for its copies.
 
 What all optimizers' kernels share stands here too: a row's buffers, the 16-bit copy, the count of a parameter's steps.
 """
@@ -20,9 +20,9 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import fault
-from tritonnet.kernels.runtime import INTERPRET, begin, cdiv, device, empty, flat, launch, refuse
+from tritonnet.kernels.runtime import INTERPRET, ahead, begin, cdiv, device, empty, flat, launch, refuse
 
-__all__ = ["BLOCK", "Table", "Tables", "count_steps", "entry", "low_dtype", "row_of", "store_low"]
+__all__ = ["BLOCK", "Table", "Tables", "count_steps", "entry", "low_dtype", "row_of", "store_low", "upload"]
 
 # with 8 warps one 16-byte access a thread and array: more takes the registers that keep many accesses in flight
 BLOCK = 16384 if INTERPRET else 1024
@@ -73,15 +73,15 @@ class Tables:
                     flat(op, "parameter, gradient or state", buffer)
             rows.append((*(0 if b is None else b.data_ptr() for b in buffers), buffers[0].numel()))
         key, shape = tuple(rows), (len(rows), len(columns) + 1)
-        capturing = device().type == "cuda" and torch.cuda.is_current_stream_capturing()
         table = self._tables.get(key)
-        if capturing:
+        if capturing():
             if table is None:
                 # host memory for the copy cannot be had during a capture: the step before left some, and with it memory
                 # on the device, since what a capture allocates would keep the memory of its graph for good
                 if not self._spare.get(shape):
                     refuse(op, "step must be called once before each capture in a CUDA graph")
-                table = self._make(key, *self._spare[shape].pop())
+                with ahead():
+                    table = self._make(key, *self._spare[shape].pop())
             # kept here only: its copy is part of the graph and is made by a replay, not now
             self._captured.append(table)
             return table
@@ -113,7 +113,27 @@ def _pair(shape: tuple[int, int], dtype: torch.dtype) -> tuple[Buffer, Buffer]:
 
 def _upload(numbers: Sequence[tuple[int, ...]], host: Buffer, own: Buffer) -> tuple[Buffer, Buffer]:
     host.copy_(torch.tensor(numbers, dtype=host.dtype).view(host.shape))
+    if capturing():
+        return host, upload(host, own)
     return host, own.copy_(host, non_blocking=True)
+
+
+@triton.jit
+def _upload_kernel(host_ptr, own_ptr, n, BLOCK: tl.constexpr):
+    begin()
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(own_ptr + i, tl.load(host_ptr + i, mask=i < n), mask=i < n)
+
+
+def upload(host: Buffer, own: Buffer) -> Buffer:
+    """Copy host memory that the device can read, which must stay as it is until then, to `own`."""
+    launch(_upload_kernel, (cdiv(own.numel(), 128),), host, own, own.numel(), BLOCK=128)
+    return own
+
+
+def capturing() -> bool:
+    """Whether a CUDA graph is being recorded."""
+    return device().type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def low_dtype(op: str, lows: Sequence[Buffer | None]) -> tl.dtype | None:

@@ -37,7 +37,7 @@ from tritonnet.kernels.random import normal, take, uniform
 from tritonnet.kernels.scaled import scaled, scaled_again
 from tritonnet.kernels.softmax import softmax_bwd, softmax_fwd
 from tritonnet.kernels.sum import pixel_sum, sum_fwd, sum_to
-from tritonnet.kernels.tensor_table import Tables
+from tritonnet.kernels.tensor_table import Tables, upload
 from tritonnet.kernels.unfold import unfold
 from tritonnet.kernels.upsample import axis, upsample_bwd, upsample_fwd
 
@@ -243,6 +243,8 @@ def blends(p: Precision) -> None:
 def optimizers(p: Precision) -> None:
     sizes = (9 * 64 * 64, 17, 1)
     weights, steps = [buffer(n) for n in sizes], [buffer(1)[0] for _ in sizes]
+    upload(buffer(3, 7, dtype=torch.int64), buffer(3, 7, dtype=torch.int64))
+    upload(buffer(99, 2, dtype=torch.int32), buffer(99, 2, dtype=torch.int32))
     lows = [buffer(n, dtype=p.dtype) if p.dtype != torch.float32 else None for n in sizes]
     for decoupled in (False, True):
         adam_step(

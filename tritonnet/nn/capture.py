@@ -107,7 +107,8 @@ class Captured:
         if self.stream is None:
             self.stream = torch.cuda.Stream(priority=-1)  # type: ignore[no-untyped-call]
         # the outer context, since the inner one leaves its stream only if the capture ends well
-        with torch.cuda.stream(self.stream), torch.cuda.graph(graph, pool=pool, stream=self.stream):
+        recorded = torch.cuda.graph(graph, pool=pool, stream=self.stream)
+        with torch.cuda.stream(self.stream), recorded, runtime.recording_starts():
             result = self.run(*own)
         return graph, result
 

@@ -51,7 +51,7 @@ def _half(weight: Tensor) -> Scaled:
 
 
 def _weight_gradient(dy: Operand, x: Operand, launcher: Callable[..., Buffer] = conv2d_wgrad, **window: Any) -> Buffer:
-    """`conv2d_wgrad` or another launcher of it, which nothing waits for before the optimizer."""
+    """`conv2d_wgrad` or another launcher of it, beside what follows: nothing waits for it before the optimizer."""
     read = [b for operand in (dy, x) for b in (operand if isinstance(operand, Scaled) else [operand])]
     with beside(*read) as written:
         dw = launcher(dy, x, **window)
@@ -86,12 +86,10 @@ class Conv2dFunction(Function):
     def backward(ctx: Context, dy: Buffer, *_: object) -> tuple[Buffer | None, ...]:
         x, w = ctx.saved
         gradient, kernel = _like(dy, w), tuple(ctx.shape[1:3])
-        wgrad = partial(unfolded_wgrad, channels=ctx.shape[3]) if ctx.patches else conv2d_wgrad
-        dw = (
-            _weight_gradient(gradient, x, wgrad, kernel_size=kernel, pad=ctx.pad, **ctx.window)
-            if ctx.needs[1]
-            else None
-        )
+        wgrad: Any = partial(unfolded_wgrad, channels=ctx.shape[3]) if ctx.patches else conv2d_wgrad
+        if ctx.needs[0]:  # else nothing follows
+            wgrad = partial(_weight_gradient, launcher=wgrad)
+        dw = wgrad(gradient, x, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[1] else None
         dx = conv2d_dgrad(gradient, w, input_size=ctx.size, pad=ctx.pad, **ctx.window)[0] if ctx.needs[0] else None
         return dx, dw, _bias_gradient(dy) if ctx.needs[2] else None
 
