@@ -20,9 +20,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.language.target_info import cuda_capability_geq
 
 __all__ = [
-    "INTERPRET", "Refused", "ahead", "arch", "begin", "beside", "cdiv", "check_buffer", "check_dtype", "device", "empty", "flat", "image",
+    "INTERPRET", "Refused", "arch", "begin", "beside", "cdiv", "check_buffer", "check_dtype", "device", "empty", "flat", "image",
     "image_of", "join", "launch", "logical", "multiprocessors", "next_power_of_2", "observing", "only", "pitch", "recording",
-    "recording_starts", "refuse", "settle", "zeros",
+    "refuse", "settle", "zeros",
 ]  # fmt: skip
 
 notice = ""  # printed once, before the first launch
@@ -286,33 +286,6 @@ def settle(buffer: torch.Tensor) -> None:
     """The same, if `buffer` was written there."""
     if any(b is buffer for b in _beside):
         join()
-
-
-_start: list[Any] = []  # while a CUDA graph is recorded, an event at its start
-
-
-@contextmanager
-def recording_starts() -> Iterator[None]:
-    """Say so to `ahead`, within this context, which the whole recording of a CUDA graph is in."""
-    _start.append(torch.cuda.Event())
-    _start[0].record()
-    try:
-        yield
-    finally:
-        _start.clear()
-
-
-@contextmanager
-def ahead() -> Iterator[None]:
-    """Within this context launch at the start of a recording, if one is under way, so that nothing waits for it later."""
-    if not _start:
-        yield
-        return
-    stream = torch.cuda.Stream()
-    stream.wait_event(_start[0])
-    with torch.cuda.stream(stream):
-        yield
-    torch.cuda.current_stream().wait_stream(stream)
 
 
 class recording:

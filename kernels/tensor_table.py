@@ -5,7 +5,7 @@
 
 Tables are made on the host and copied without waiting. They are kept by their content, so a training step whose buffers
 lie where they lay before copies nothing. One made while a CUDA graph is captured is kept for good: each replay copies it
-again from the same host memory, by a kernel, since a graph's launches wait for its copies.
+again from the same host memory, by a kernel: around a copy the launches of a graph stand still for 10 microseconds.
 
 What all optimizers' kernels share stands here too: a row's buffers, the 16-bit copy, the count of a parameter's steps.
 """
@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 from tritonnet.kernels import fault
-from tritonnet.kernels.runtime import INTERPRET, ahead, begin, cdiv, device, empty, flat, launch, refuse
+from tritonnet.kernels.runtime import INTERPRET, begin, cdiv, device, empty, flat, launch, refuse
 
 __all__ = ["BLOCK", "Table", "Tables", "count_steps", "entry", "low_dtype", "row_of", "store_low", "upload"]
 
@@ -80,8 +80,7 @@ class Tables:
                 # on the device, since what a capture allocates would keep the memory of its graph for good
                 if not self._spare.get(shape):
                     refuse(op, "step must be called once before each capture in a CUDA graph")
-                with ahead():
-                    table = self._make(key, *self._spare[shape].pop())
+                table = self._make(key, *self._spare[shape].pop())
             # kept here only: its copy is part of the graph and is made by a replay, not now
             self._captured.append(table)
             return table
@@ -122,7 +121,7 @@ def _upload(numbers: Sequence[tuple[int, ...]], host: Buffer, own: Buffer) -> tu
 def _upload_kernel(host_ptr, own_ptr, n, BLOCK: tl.constexpr):
     begin()
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(own_ptr + i, tl.load(host_ptr + i, mask=i < n), mask=i < n)
+    tl.store(own_ptr + i, tl.load(host_ptr + i, mask=i < n, other=0), mask=i < n)
 
 
 def upload(host: Buffer, own: Buffer) -> Buffer:

@@ -248,6 +248,34 @@ def test_a_context_gives_its_graphs_up(recordings: list[Captured]) -> None:  # n
     assert not captured.shapes
 
 
+@pytest.mark.skipif(not GPU, reason="the interpreter has no graphs")
+def test_a_graph_that_is_garbage_outlives_the_recording_of_another() -> None:
+    """A run drops a recorded network in a cycle while it is recorded itself, and the collector is eager."""
+    old: list[object] = []
+
+    def run(images: torch.Tensor) -> tn.Tensor:
+        if old and torch.cuda.is_current_stream_capturing():
+            cycle = [old.pop()]
+            cycle.append(cycle)
+            del cycle
+            old.extend([[] for _ in range(5000)])  # enough for a collection
+        with tn.no_grad():
+            return model(tn.Tensor(images))
+
+    model, images = network(), randn(1, 8, 8, 3)
+    first, second = Captured(run, model), Captured(run, model)
+    threshold = gc.get_threshold()
+    try:
+        gc.set_threshold(10)
+        *_, expected = (first(images).torch() for _ in range(4))
+        old.append(first)
+        del first
+        assert all(torch.equal(second(images).torch(), expected) for _ in range(4))
+    finally:
+        gc.set_threshold(*threshold)
+    assert next(iter(second.shapes.values())).recording is not None
+
+
 @pytest.mark.skipif(GPU, reason="a GPU has graphs")
 def test_the_interpreter_has_no_graphs() -> None:
     model = network()

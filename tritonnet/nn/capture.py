@@ -6,8 +6,10 @@ count are device scalars, random numbers are counted there, and nothing in a cal
 interpreter every call is eager.
 """
 
+import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from operator import is_
 from typing import Any, Self
 
@@ -108,7 +110,7 @@ class Captured:
             self.stream = torch.cuda.Stream(priority=-1)  # type: ignore[no-untyped-call]
         # the outer context, since the inner one leaves its stream only if the capture ends well
         recorded = torch.cuda.graph(graph, pool=pool, stream=self.stream)
-        with torch.cuda.stream(self.stream), recorded, runtime.recording_starts():
+        with _without_collection(), torch.cuda.stream(self.stream), recorded:
             result = self.run(*own)
         return graph, result
 
@@ -132,6 +134,19 @@ class _Shape:
         self.left: float = EAGER  # eager calls to come
         self.seen: list[object] = []  # what the last of them left (`_look`)
         self.recording: tuple[Any, list[Buffer], Tensor] | None = None
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Collect garbage now and not within this context: a graph that dies while another is recorded ends the recording."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def recordable() -> bool:
