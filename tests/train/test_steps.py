@@ -1,5 +1,6 @@
 """Accumulation, averaging, early stopping, around a small network."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,8 +67,10 @@ def test_patience_ends_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     listener = Heard()
     done = train(replace(TINY, out=str(tmp_path / "run"), epochs=9, lr=1e-12, patience=2), listener)
     assert len(done.history) == 3  # nothing changes: the first epoch stays the best
-    assert listener.heard[-2] == "no higher IoU for 2 epochs: stopped early"
-    assert listener.heard[-1].startswith("no object was found in the validation images")
+    stopped, waited, empty = listener.heard[-3:]
+    assert stopped == "no higher IoU for 2 epochs: stopped early"
+    assert re.fullmatch(r"the steps waited \d+\.\d % of their time for images", waited)
+    assert empty.startswith("no object was found in the validation images")
 
 
 def test_augmentation_may_move_out_all_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ from tritonnet.train.report import Listener, counted
 from tritonnet.train.schedule import Schedule
 from tritonnet.train.stop import Stop
 from tritonnet.train.trained import Trained
+from tritonnet.train.waiting import Waiting
 
 __all__ = ["Run", "resume", "train"]
 
@@ -109,6 +110,7 @@ class Training:
         self.clock: float | None = None  # when the first step was over
         self.before, self.start = 0.0, time.perf_counter()  # seconds of the run until it was stopped; the present start
         self.saved = self.start
+        self.waiting = Waiting()
 
     # --- a step ---
 
@@ -231,6 +233,7 @@ class Training:
             self.listener.end()
             checkpoint.save_best(self)
         assert self.best is not None
+        self.listener.message(f"the steps waited {100 * self.waiting.share():.1f} % of their time for images")
         best = Trained.load(self.folder.best)
         found = write_samples(self.folder.samples, best, self.dataset, self.val_indices[:SAMPLES])
         where = "samples/" if not found and self.dataset.num_classes > 2 else ""
@@ -284,9 +287,12 @@ class Training:
         start = looked = time.perf_counter()
         taken = self.position
         self.network.train()
+        self.waiting.ready()
         for batch in self.loader.epoch(epoch, self.position):
             self.busy = True
+            self.waiting.go_on()
             self.update(batch)
+            self.waiting.ready()
             self.steps_done, self.position = self.steps_done + 1, batch.position
             self.busy = False
             if self.clock is None:
@@ -299,11 +305,14 @@ class Training:
             self.save()
             if now - looked > LOOK_SECONDS:
                 self.read_losses()
+                self.waiting.add(0.0)
                 looked = time.perf_counter()
             if self.time_passed() > 1.0:
                 break
         losses = self.read_losses()
-        speed = (self.position - taken) / (time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self.waiting.add(seconds)
+        speed = (self.position - taken) / seconds
         # augmentation may move every pixel that counts out of a batch: its mean is NaN without a fault, its gradient 0
         known = [(loss, count) for loss, count in zip(losses, self.images, strict=True) if math.isfinite(loss)]
         train_loss = math.fsum(map(math.prod, known)) / max(sum(count for _, count in known), 1)
