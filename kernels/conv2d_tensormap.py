@@ -73,7 +73,9 @@ def _conv2d_box_kernel(
     R: tl.constexpr, S: tl.constexpr, SHIFT_H: tl.constexpr, SHIFT_W: tl.constexpr,  # from y's pixel to x's, tap 0
     DIL_H: tl.constexpr, DIL_W: tl.constexpr,
     MIRROR: tl.constexpr,  # input gradient: taps run backward, and weights lie (C, R*S*K): transposed on the way
-    HAS_BIAS: tl.constexpr, EPILOGUE: tl.constexpr, STAGE: tl.constexpr, REUSE: tl.constexpr, UPCAST: tl.constexpr,
+    HAS_BIAS: tl.constexpr, EPILOGUE: tl.constexpr, STAGE: tl.constexpr,
+    SPLITS: tl.constexpr,  # in STAGE "sum", to load all of them at once
+    REUSE: tl.constexpr, UPCAST: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     begin()
@@ -86,7 +88,7 @@ def _conv2d_box_kernel(
     k = k0 + tl.arange(0, BLOCK_N)
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     if STAGE == "sum":
-        for split in range(splits):
+        for split in tl.static_range(SPLITS):
             at = ((split * boxes + box).to(tl.int64) * K + k)[:, None] * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
             acc += tl.load(split_ptr + at, mask=(k < K)[:, None], other=0.0)
     else:
@@ -317,7 +319,7 @@ def _run(
             _map(y, [*side, block_n]) if ends else None, *(moments if moments and ends else (None,) * 3), split,
             n, p, q, source.shape[3], k, boxes, t.splits, norm.eps if norm else 0.0,
             R=g.R, S=g.S, SHIFT_H=shift[0], SHIFT_W=shift[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1],
-            MIRROR=mirror, HAS_BIAS=ends and bias is not None, EPILOGUE=epilogue if ends else "", STAGE=stage,
+            MIRROR=mirror, HAS_BIAS=ends and bias is not None, EPILOGUE=epilogue if ends else "", STAGE=stage, SPLITS=0 if sums else t.splits,
             REUSE=reuse and sums, UPCAST=INTERPRET and source.dtype != torch.float32,
             **box.constants(), BLOCK_N=block_n, BLOCK_K=t.block_k, num_warps=num_warps, num_stages=t.num_stages, flops=flops,
         )  # fmt: skip
@@ -326,8 +328,8 @@ def _run(
         start("", t.block_n, 1, t.num_warps, g.flops)
     else:
         start("part", t.block_n, t.splits, t.num_warps, g.flops)
-        # a few channels a program, so that all multiprocessors add
-        start("sum", min(t.block_n, max(16, next_power_of_2(cdiv(boxes * k, multiprocessors())))), 1, 4, 0)
+        # a few channels a program, so that all multiprocessors add, several programs each
+        start("sum", min(t.block_n, max(16, next_power_of_2(cdiv(boxes * k, 4 * multiprocessors())))), 1, 4, 0)
     return moments
 
 
