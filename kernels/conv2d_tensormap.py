@@ -319,8 +319,8 @@ def _run(
             _map(y, [*side, block_n]) if ends else None, *(moments if moments and ends else (None,) * 3), split,
             n, p, q, source.shape[3], k, boxes, t.splits, norm.eps if norm else 0.0,
             R=g.R, S=g.S, SHIFT_H=shift[0], SHIFT_W=shift[1], DIL_H=g.dilation[0], DIL_W=g.dilation[1],
-            MIRROR=mirror, HAS_BIAS=ends and bias is not None, EPILOGUE=epilogue if ends else "", STAGE=stage, SPLITS=0 if sums else t.splits,
-            REUSE=reuse and sums, UPCAST=INTERPRET and source.dtype != torch.float32,
+            MIRROR=mirror, HAS_BIAS=ends and bias is not None, EPILOGUE=epilogue if ends else "", STAGE=stage,
+            SPLITS=0 if sums else t.splits, REUSE=reuse and sums, UPCAST=INTERPRET and source.dtype != torch.float32,
             **box.constants(), BLOCK_N=block_n, BLOCK_K=t.block_k, num_warps=num_warps, num_stages=t.num_stages, flops=flops,
         )  # fmt: skip
 
