@@ -188,9 +188,11 @@ def test_evaluation_without_recording_is_the_same_in_fewer_kernels(precision, wa
     assert_close(tn.ops.to(y, torch.float32).torch(), recorded.torch(), 1e-5 if precision == "fp32" else 6 * 2**-8)
 
 
-def test_recomputing_keeps_less_and_gives_the_same_bits() -> None:
+@pytest.mark.parametrize(("size", "joined"), [((8, 12), 96 * 8 + 24 * 16), ((8, 10), 80 * 8)], ids=["even", "padded"])
+def test_recomputing_keeps_less_and_gives_the_same_bits(size: tuple[int, int], joined: int) -> None:
+    """What was padded before it was joined is kept."""
     ours, _ = networks(base_channels=4, depth=2)
-    x = randn(2, 3, 8, 10)
+    x = randn(2, 3, *size)
     state = {key: value.numpy() for key, value in ours.state_dict().items()}
     before, _ = gradients(ours.train(), x)
     kept = []
@@ -200,8 +202,9 @@ def test_recomputing_keeps_less_and_gives_the_same_bits() -> None:
         y = ours(tn.from_torch(x))
         kept.append(saved_bytes(y))
         after, _ = gradients(ours, x)
-    # at 8x10 and 4x5 pixels: 4 and 8 channels on the way down, and on the way up
-    assert kept[0] - kept[1] == 2 * 2 * (80 * 4 + 20 * 8) * 4
+    # 4 and 8 channels of whole and of half the size on the way down, and on the way up
+    pixels = size[0] * size[1]
+    assert kept[0] - kept[1] == 2 * (2 * (pixels * 4 + pixels // 4 * 8) + joined) * 4
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 

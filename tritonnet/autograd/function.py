@@ -20,7 +20,7 @@ from tritonnet.kernels.runtime import join, refuse, settle
 if TYPE_CHECKING:
     from tritonnet.autograd.tensor import Tensor
 
-__all__ = ["Context", "Function", "Node", "backward", "graph", "is_grad_enabled", "no_grad"]
+__all__ = ["Context", "Function", "Node", "backward", "graph", "is_grad_enabled", "no_grad", "remade", "remakes"]
 
 Buffer = torch.Tensor
 _sequence = itertools.count()
@@ -78,6 +78,12 @@ class Node:
         self.edges: list[tuple[Node, int] | Tensor | None] = [None if t is None else t.edge() for t in needed]
         self.versions = [edge.version if _is_leaf(edge) else 0 for edge in self.edges]  # type: ignore[union-attr]
 
+    @property
+    def context(self) -> Context:
+        """What the forward left, before a backward frees it."""
+        assert self.ctx is not None
+        return self.ctx
+
 
 def _is_leaf(edge: object) -> bool:
     return edge is not None and not isinstance(edge, tuple)
@@ -101,6 +107,16 @@ class Function:
         """From the outputs' gradients (None for an output nobody used) to one gradient an input, None where not needed."""
         raise NotImplementedError
 
+    @staticmethod
+    def again(node: Node, out: Buffer | None = None) -> Buffer:
+        """The first output once more, the same bits, into `out` if given: from what the forward kept for the backward."""
+        raise NotImplementedError
+
+    @classmethod
+    def has_again(cls, node: Node) -> bool:
+        """Whether there is one."""
+        return cls.again is not Function.again
+
     @classmethod
     def apply(cls, *inputs: "Tensor | None", **constants: Any) -> Any:
         """Run forward on the inputs' buffers and record the operation if a gradient may be wanted."""
@@ -122,6 +138,16 @@ class Function:
             differentiable = node is not None and buffer.is_floating_point()
             tensors.append(Tensor(buffer, node=node if differentiable else None, index=index))
         return tuple(tensors) if isinstance(out, tuple) else tensors[0]
+
+
+def remakes(edge: Any) -> bool:
+    """Whether the tensor of this edge can be made again."""
+    return isinstance(edge, tuple) and edge[1] == 0 and edge[0].function.has_again(edge[0])
+
+
+def remade(edge: Any, out: Buffer | None = None) -> Buffer:
+    """The tensor of an edge once more, in the backward of something that was computed from it."""
+    return edge[0].function.again(edge[0], out)  # type: ignore[no-any-return]
 
 
 def add(into: Buffer | None, gradient: Buffer) -> Buffer:

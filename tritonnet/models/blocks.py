@@ -28,7 +28,7 @@ class DoubleConv(Module):
         for c, k in ((in_channels, middle or out_channels), (middle or out_channels, out_channels)):
             layers += [Conv2d(c, k, 3, padding=1, bias=False), BatchNorm2d(k), ReLU()]
         self.double_conv = Sequential(*layers)
-        self.recompute = False  # the image between the convolutions, in the backward, instead of keeping it
+        self.recompute = False  # the images before both convolutions, in the backward, instead of keeping them
 
     def forward(self, x: Tensor) -> Tensor:
         """Module by module."""
@@ -80,7 +80,10 @@ class DoubleConv(Module):
     def _until_last(self, x: Tensor) -> tuple[Tensor, Any]:
         """The second convolution's result, and the statistics of it that the batch norm behind it can use."""
         conv1, norm1, _, conv2, *_ = self.double_conv
-        x, moments = conv2d_moments(x, *window(conv1)) if norm1.uses_batch() else (conv1(x), None)
+        if norm1.uses_batch():
+            x, moments = conv2d_moments(x, *window(conv1), recompute=self.recompute)
+        else:
+            x, moments = conv1(x), None
         return batch_norm_relu_conv2d(x, norm1.arguments(), *window(conv2), moments=moments, recompute=self.recompute)
 
 

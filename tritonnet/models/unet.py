@@ -148,9 +148,10 @@ class UNet(Segmenter):
         return ups[-1].conv.fused_head(ups[-1].fused_join(x, *skips.pop()), self.outc.conv)  # type: ignore[no-any-return]
 
     def recompute(self, levels: int = 2) -> None:
-        """Train in less memory: keep nothing between the two convolutions of the blocks at the `levels` finest sizes.
+        """Train in less memory: keep no input of the convolutions in the blocks at the `levels` finest sizes.
 
-        The backward makes those images again, in the fused forward; results keep their bits.
+        The backward of the fused forward makes those images again, from what batch norm and up-sampling before them keep;
+        results keep their bits.
         """
         for level in range(self.depth + 1):
             down = self.inc if level == 0 else getattr(self, f"down{level}").maxpool_conv[1]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tritonnet.autograd import Context, Function, Tensor
+from tritonnet.autograd import Context, Function, Node, Tensor, remade, remakes
 from tritonnet.kernels import runtime
 from tritonnet.kernels.cat import cat_fwd
 from tritonnet.kernels.convert import cast
@@ -28,7 +28,9 @@ class CatFunction(Function):
     def forward(ctx: Context, *xs: Buffer, dim: int) -> Buffer:
         ctx.dim = dim
         ctx.parts = [(x.shape[dim], x.dtype) for x in xs]
-        return cat_fwd(xs, dim)
+        y = cat_fwd(xs, dim)
+        ctx.made = tuple(y.shape), y.dtype
+        return y
 
     @staticmethod
     def backward(ctx: Context, dy: Buffer) -> tuple[Buffer | None, ...]:
@@ -41,6 +43,23 @@ class CatFunction(Function):
             gradients.append(None if not need else part if whole and dtype == dy.dtype else cast(part, dtype))
             start += size
         return tuple(gradients)
+
+    @staticmethod
+    def again(node: Node, out: Buffer | None = None) -> Buffer:
+        """Each part made again in its place."""
+        y, start = runtime.empty(*node.context.made) if out is None else out, 0
+        for edge, (size, _) in zip(node.edges, node.context.parts, strict=True):
+            remade(edge, y[..., start : start + size])
+            start += size
+        return y
+
+    @classmethod
+    def has_again(cls, node: Node) -> bool:
+        """Whether all images that stand side by side have."""
+        shape, dtype = node.context.made
+        return node.context.dim == len(shape) - 1 == 3 and all(map(remakes, node.edges)) and all(
+            kind == dtype for _, kind in node.context.parts
+        )  # fmt: skip
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:

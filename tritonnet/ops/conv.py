@@ -10,10 +10,13 @@ import torch
 from tritonnet.autograd import (
     Context,
     Function,
+    Node,
     Parameter,
     Tensor,
     check_tensors,
     is_grad_enabled,
+    remade,
+    remakes,
     storage_dtype,
     uses_tf32,
 )
@@ -69,27 +72,33 @@ def _bias_gradient(dy: Buffer) -> Buffer:
 
 class Conv2dFunction(Function):
     @staticmethod
-    def forward(ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, *, half: Scaled | None, **window: Any) -> Any:
+    def forward(
+        ctx: Context, x: Buffer, w: Buffer, bias: Buffer | None, *, half: Scaled | None, source: Any = None, **window: Any
+    ) -> Any:  # fmt: skip
         ctx.window = {key: window[key] for key in ("stride", "dilation", "tf32")}
         ctx.size, ctx.shape, ctx.pad = tuple(x.shape[1:3]), w.shape, window["padding"][::2]
         steps = {key: window[key] for key in ("stride", "padding", "dilation")}
         image, weight = _like(x, half), half or w
         ctx.patches = half is None and unfolds(x, w, **steps)
+        ctx.source = None if ctx.patches else source  # the edge of x, where that is not kept
         if ctx.patches:
             y, moments, image = unfolded_fwd(x, w, bias, **window)
         else:
             y, moments = conv2d_fwd(image, weight, bias, **window)
-        ctx.save(image, weight)
+        ctx.save(image if ctx.source is None else None, weight)
         return (y, *moments) if moments is not None else (y, None) if window["statistics"] else y
 
     @staticmethod
     def backward(ctx: Context, dy: Buffer, *_: object) -> tuple[Buffer | None, ...]:
         x, w = ctx.saved
+        if ctx.source is not None and ctx.needs[1]:
+            x = _like(remade(ctx.source), w)
         gradient, kernel = _like(dy, w), tuple(ctx.shape[1:3])
         wgrad: Any = partial(unfolded_wgrad, channels=ctx.shape[3]) if ctx.patches else conv2d_wgrad
         if ctx.needs[0]:  # else nothing follows
             wgrad = partial(_weight_gradient, launcher=wgrad)
         dw = wgrad(gradient, x, kernel_size=kernel, pad=ctx.pad, **ctx.window) if ctx.needs[1] else None
+        del x  # before dx takes memory
         dx = conv2d_dgrad(gradient, w, input_size=ctx.size, pad=ctx.pad, **ctx.window)[0] if ctx.needs[0] else None
         return dx, dw, _bias_gradient(dy) if ctx.needs[2] else None
 
@@ -101,12 +110,19 @@ class ConvTranspose2dFunction(Function):
     ) -> Buffer:  # fmt: skip
         ctx.window, ctx.size, ctx.kernel = window, tuple(x.shape[1:3]), tuple(w.shape[1:3])
         image, weight = _like(x, half), half or w
-        ctx.save(image, weight)
+        ctx.save(image, weight, bias)
+        ctx.input_size = input_size
         return conv2d_dgrad(image, weight, bias, input_size=input_size, out=out, **window)[0]
 
     @staticmethod
+    def again(node: Node, out: Buffer | None = None) -> Buffer:
+        """Another launch of the same."""
+        ctx = node.context
+        return conv2d_dgrad(*ctx.saved, input_size=ctx.input_size, out=out, **ctx.window)[0]
+
+    @staticmethod
     def backward(ctx: Context, dy: Buffer) -> tuple[Buffer | None, ...]:
-        x, w = ctx.saved
+        x, w, _ = ctx.saved
         (top, left), (sh, sw), (dh, dw_) = ctx.window["pad"], ctx.window["stride"], ctx.window["dilation"]
         # what must lie below and to the right of dy for the convolution to give exactly x's size
         bottom = (ctx.size[0] - 1) * sh + dh * (ctx.kernel[0] - 1) + 1 - dy.shape[1] - top
@@ -160,8 +176,9 @@ class BatchNormReluConv2dFunction(Function):
                 between = _between(x, norm, w, ctx.training)
             window = {"pad": ctx.pad, **ctx.window}
             dw = _weight_gradient(gradient, between, kernel_size=ctx.kernel, **window) if ctx.needs[3] else None
-            between, sums = conv2d_dgrad(gradient, w, input_size=ctx.size, norm=norm, z=x, **window)
-            first = batch_norm_bwd(between, x, *norm.buffers, eps=norm.eps, relu=True, training=ctx.training, sums=sums)
+            del between  # before its gradient takes memory
+            dx, sums = conv2d_dgrad(gradient, w, input_size=ctx.size, norm=norm, z=x, **window)
+            first = batch_norm_bwd(dx, x, *norm.buffers, eps=norm.eps, relu=True, training=ctx.training, sums=sums)
             gradients = (*first, dw, _bias_gradient(dy) if ctx.needs[4] else None)
         return tuple(g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
 
@@ -266,13 +283,22 @@ def conv2d(
 
 def conv2d_moments(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Size = 1, padding: Size | str = 0, dilation: Size = 1,
-    groups: int = 1,
+    groups: int = 1, *, recompute: bool = False,
 ) -> tuple[Tensor, tuple[Buffer, Buffer, Buffer] | None]:  # fmt: skip
     """`conv2d`, and what batch norm needs of the result: each tile's (count, mean, M2), or None where no kernel gives them.
 
     Hand the second value to `batch_norm` or `batch_norm_relu` as `moments`; it saves a pass over the image.
+
+    Args:
+        recompute: make the input again in the backward, from what the ops before it keep, where they can, instead of keeping
+            it: more launches, the same bits.
+        others: as those of `conv2d`.
     """
-    y, *moments = _convolve("conv2d", input, weight, bias, stride, padding, dilation, groups, out=None, statistics=True)
+    source = input.edge() if recompute and is_grad_enabled() and input.dtype == storage_dtype() else None
+    y, *moments = _convolve(
+        "conv2d", input, weight, bias, stride, padding, dilation, groups, out=None, statistics=True,
+        source=source if remakes(source) else None,
+    )  # fmt: skip
     return y, None if moments[0] is None else tuple(m.data for m in moments)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from tritonnet.autograd import Context, Function, Tensor, check_tensors
+from tritonnet.autograd import Context, Function, Node, Tensor, check_tensors
 from tritonnet.kernels.batch_norm import Running, batch_norm_bwd, batch_norm_fwd
 from tritonnet.kernels.batch_norm_pool import batch_norm_pool_bwd, batch_norm_pool_fwd
 from tritonnet.kernels.batch_norm_stats import batch_norm_merge, batch_norm_stats
@@ -40,6 +40,12 @@ class BatchNormFunction(Function):
             assert dy is not None  # one of the two results was used
             gradients = batch_norm_bwd(dy, *ctx.saved, **ctx.options, relu=ctx.relu)
         return tuple(g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
+
+    @staticmethod
+    def again(node: Node, out: Buffer | None = None) -> Buffer:
+        """Without pooling, which is the second output."""
+        ctx = node.context
+        return batch_norm_fwd(*ctx.saved, eps=ctx.options["eps"], relu=ctx.relu, out=out)
 
 
 def statistics(
