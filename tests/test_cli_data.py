@@ -33,6 +33,21 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
+def test_dim_16_bit_images_are_named_and_drawn_dim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pairs(tmp_path / "in", block)
+    for i in range(6):  # of 12 and of 16 bits
+        grey = noise(i)[..., 0].astype(np.uint16) * (16 if i < 3 else 257)
+        (tmp_path / "in" / "images" / f"n{i}.png").unlink()
+        Image.fromarray(grey).save(tmp_path / "in" / "images" / f"n{i}.tif")
+    assert run("data", "check", tmp_path / "in") == 0
+    assert "3 of 6 images have 16 bits a value but use none above 4080 of 65535" in capsys.readouterr().out
+    assert run("data", "preview", tmp_path / "in", "--size", 16, "--out", tmp_path / "sheet.png") == 0
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L")).astype(int)
+    step = sheet.shape[1] // 6
+    dark, bright = (sheet[60:200, n * step + 20 : n * step + 100].mean() for n in (0, 5))
+    assert dark < bright / 4
+
+
 @pytest.mark.parametrize("command", [(), ("check",), ("pack",), ("preview",)])
 def test_help_teaches(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("data", *command, "--help") == 0

@@ -187,6 +187,7 @@ def test_t_distribution(pets: SimpleNamespace) -> None:
         assert pets.intervals.t_quantile(degrees) == pytest.approx(expected, abs=1e-4)
     assert pets.intervals.interval([1.0, 2.0, 3.0]) == (2.0, pytest.approx(4.30265 / 3**0.5, abs=1e-4))
     assert pets.intervals.written([0.25]) == "0.250"
+    assert pets.intervals.written([0.25, 0.26]) == "0.255 ± 0.064 (0.250, 0.260)"
     assert pets.intervals.verdict([1.0, 1.1, 0.9]) == "confirmed"
     assert pets.intervals.verdict([-1.0, -1.1, -0.9]) == "contradicted"
     assert pets.intervals.verdict([-1.0, 1.1, 0.9]).startswith("not decided")

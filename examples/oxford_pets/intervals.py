@@ -39,13 +39,12 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def written(values: Sequence[float], digits: int = 3) -> str:
-    """`0.431 ± 0.020`, of two values `0.431 (0.421, 0.441)`, since their interval says little, or a single one."""
+    """`0.431 ± 0.020`, of two values also these, `0.431 ± 0.127 (0.421, 0.441)`, or a single one."""
     if not values:
         return "–"
     mean, half = interval(values)
-    if len(values) == 2:
-        return f"{mean:.{digits}f} ({min(values):.{digits}f}, {max(values):.{digits}f})"
-    return f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
+    both = f" ({min(values):.{digits}f}, {max(values):.{digits}f})" if len(values) == 2 else ""
+    return f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}") + both
 
 
 def verdict(differences: Sequence[float]) -> str:

@@ -94,7 +94,7 @@ def head(rows: Sequence[Row]) -> list[Block]:
     )  # fmt: skip
     return [
         ("heading", "The Oxford-IIIT Pet experiment of the MagmaDNN U-Net paper"),
-        ("text", f"{len(rows)} runs on one {machine}; {days}; commit {commits}."),
+        ("text", f"{len(rows)} runs, each on one {machine}; {days}; commit {commits}."),
     ]
 
 
@@ -102,7 +102,8 @@ def summary(rows: Sequence[Row]) -> list[Block]:
     """The answers, by the numbers of the tables below."""
     lines = []
     if len(differences := pooled(rows)) > 2:
-        text = "IoU of the 31/7 runs, mean of both optimizers, all numbers of epochs, best and last epoch: ours less PyTorch's"
+        text = "IoU of the 31/7 runs, mean of both optimizers, all numbers of epochs, best and last epoch: ours less PyTorch's, "
+        text += "lower end at least -0.02"
         lines.append([text, *compared(differences)[1:]])
     if found := first_losses(rows):
         first, own, later = (sum(line[i] for line in found) for i in (1, 2, 3))
@@ -134,7 +135,7 @@ def protocol(rows: Sequence[Row]) -> list[Block]:
             "which PyTorch's run of that seed shares. Every fifth training image validates and chooses the epoch; the test "
             "images are read once, after the last epoch. Ignored pixels, such as the unsure border of the trimaps, do not "
             "count. Scores are of the foreground, pooled over the test images; a run is read after each number of epochs. "
-            "±: 95 % interval of the mean by the t distribution over seeds; of two seeds both values are given.",
+            "±: 95 % interval of the mean by the t distribution over seeds; of two seeds their values follow.",
         ),
     ]
 
@@ -320,7 +321,7 @@ def variants(rows: Sequence[Row]) -> list[Block]:
                 written(known(found, epochs_to_95), 1),
             )
             lines.append([name, str(len(found)), *(written(known(found, iou(e))) for e in epochs), differences, *costs])
-    what = ["variant", "seeds", *(f"IoU, {e} epochs" for e in epochs), f"less Adam's, {epochs[-1]}"]
+    what = ["variant", "seeds", *(f"IoU, {e} epochs" for e in epochs), f"less Adam's of the same seeds, {epochs[-1]}"]
     text = "What differs from the first line, which is the network above by Adam; best epochs. Seconds are of runs that had the "
     text += "GPU to themselves."
     table = ("table", [*what, "s an epoch", "peak GiB", "epochs to 95 %"], lines)

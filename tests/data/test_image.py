@@ -204,11 +204,13 @@ def test_tiff_refuses(tmp_path: Path) -> None:
         ("pages", "holds 2 pages; save each page"),
         ("float", "32 bits a value; 8 and 16 are read"),
         ("deep", "32 bits a value"),
-        ("turned", "TIFF orientation must be 1"),
+        ("turned", "TIFF of EXIF orientation 6; only 1 is read"),
     ):
         for read in (load_image, read_mask):
             with pytest.raises(DataError, match=rf"{name}\.tif: .*{match}"):
                 read(tmp_path / f"{name}.tif")
+    with pytest.raises(DataError, match=r"turned\.tif: is a TIFF with EXIF orientation 6, of which only 1 is read"):
+        image_header(tmp_path / "turned.tif")
 
 
 def test_arrays_are_fitted_like_pictures(tmp_path: Path) -> None:

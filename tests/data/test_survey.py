@@ -84,6 +84,15 @@ def test_notes(case: str, tmp_path: Path) -> None:
     assert ("warning: " in notes) == (case not in quiet)
 
 
+def test_a_slip_of_the_brush(tmp_path: Path) -> None:
+    write_pairs(tmp_path, lambda i: bits(np.where((i == 7) & (PIXELS == 9), 17, block(i))), count=12)
+    notes = "\n".join(open_dataset(tmp_path, 24).notes)
+    assert (
+        f"class 1, 0.017 % of the pixels, is in one mask alone ({tmp_path}/masks/n7.png): is it meant to be one?"
+        in notes
+    )
+
+
 def test_objects_that_vanish_when_resized(tmp_path: Path) -> None:
     write_pairs(tmp_path, lambda i: 255 * bits(PIXELS // 24 == 9) * bits(PIXELS % 24 > 4))
     assert not any("one value alone" in note for note in open_dataset(tmp_path, 24).notes)

@@ -106,6 +106,10 @@ def test_arrays_get_the_masks_of_files(tmp_path: Path) -> None:
     assert [mask.dtype for mask in masks] == [np.uint8] * 4
     assert all(np.array_equal(mask, mask_of(file)) for mask, file in zip(masks, files, strict=True))
     assert len({int(mask.sum()) for mask in masks}) > 1
+    for name, how in (("flips", Inference(tta="flips")), ("cut", Inference(tiles=True, tile_size=8))):
+        files = predict(trained, tmp_path / "in", tmp_path / name, inference=how, tell=quiet)
+        found = trained.predict(images, inference=how)
+        assert all(np.array_equal(mask, mask_of(file)) for mask, file in zip(found, files, strict=True))
     stack = np.stack([images[0], images[0]])
     assert all(np.array_equal(mask, masks[0]) for mask in trained.predict(stack))
 

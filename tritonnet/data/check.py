@@ -36,8 +36,15 @@ def check(root: str | Path, size: int, val: str | None = None) -> tuple[list[str
         return [*_equal(dataset.names, hashes, dataset.splits), *dataset.notes], []
     files = examine(root, size)
     images = [pair.image for pair in files.pairs]
-    hashes = attempt(lambda path: _digest(load_image(path, wide=True)), images, files.faults)
-    lines = _files_report(files)
+    found = attempt(_look, images, files.faults)
+    hashes = [None if one is None else one[0] for one in found]
+    lines = _files_report(files) if files.pairs else [f"{files.root}: {files.layout}, no image with a mask"]
+    tops = [one[1] for pair, one in zip(files.pairs, found, strict=True) if pair.head.wide and one is not None]
+    if dim := [top for top in tops if top < 2**14]:
+        files.warnings.append(
+            f"{len(dim)} of {len(files.pairs)} images have 16 bits a value but use none above {max(dim)} of 65535: beside "
+            "others, or for a network that learnt from others, they are nearly black; write them with the full range"
+        )
     names = [image.name for image in images]
     if files.faults:
         taken = files.masks
@@ -46,6 +53,12 @@ def check(root: str | Path, size: int, val: str | None = None) -> tuple[list[str
         return lines, files.faults
     dataset = make_dataset(files, size, val, 3, 0)
     return [*lines, *_equal(names, hashes, dataset.splits), *dataset.notes], []
+
+
+def _look(path: Path) -> tuple[bytes, int]:
+    """A picture's digest and its largest value, 16 bits."""
+    pixels = load_image(path, wide=True)
+    return _digest(pixels), int(pixels.max())
 
 
 def _digest(pixels: Any) -> bytes:

@@ -95,6 +95,10 @@ def image_header(path: Path) -> Header:
     """
     with _open(path) as picture:
         turn = _orientation(picture)
+        if picture.format == "TIFF" and turn != 1:  # Pillow turns it while loading, and scrambles uncompressed ones
+            raise DataError(
+                f"{path}: is a TIFF with EXIF orientation {turn}, of which only 1 is read; save it anew, upright"
+            )
         size = picture.size[::-1] if turn in _ROTATES else picture.size
         lossy = picture.format in ("JPEG", "MPO") or picture.info.get("compression") == "jpeg"
         return Header(size, turn, str(picture.format), _mode(picture), lossy)
@@ -250,9 +254,8 @@ def _read(path: Path, *, low_bytes: bool = False) -> Image.Image:
                     other = mode[:-1] + _OTHER_ORDER[mode[-1]]
                     args = other if isinstance(tile.args, str) else (other, *tile.args[1:])
                     picture.tile[i] = tile._replace(args=args)  # type: ignore[attr-defined]
-            # Pillow turns a TIFF itself while loading, and scrambles uncompressed ones
-            if picture.format == "TIFF" and turn != 1:
-                raise DataError("TIFF orientation must be 1")
+            if picture.format == "TIFF" and turn != 1:  # as `image_header`
+                raise DataError(f"TIFF of EXIF orientation {turn}; only 1 is read")
             picture.load()
             # 32 bits: floating point, or whole numbers beyond what is kept
             if picture.mode == "F" or (picture.mode == "I" and not _fits(picture)):

@@ -140,6 +140,13 @@ def _warnings(mapping: MaskMapping, masks: Sequence[Histogram], by_class: np.nda
             f"all but {percent(foreground / counted)} of the pixels are background: a network that marks nothing is "
             "right nearly everywhere; a larger --size or pictures cut to the objects help"
         )
+    for c in np.flatnonzero((by_class[:, 1:IGNORE] > 0).sum(axis=0) == 1) + 1:
+        share = total[c] / counted
+        if len(names) >= 10 and mapping.num_classes > 2 and share < 0.001:
+            name = names[int(np.argmax(by_class[:, c]))]
+            found.append(
+                f"class {c}, {percent(share)} of the pixels, is in one mask alone ({name}): is it meant to be one?"
+            )
     empty = [name for name, row in zip(names, by_class, strict=True) if not row[1:IGNORE].any()]
     if empty:
         found.append(f"{len(empty)} of {len(names)} masks mark nothing (such as {empty[0]})")

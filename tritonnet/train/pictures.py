@@ -12,10 +12,14 @@ IGNORED = (128, 128, 128)
 SIDE = 256  # a sample's pictures are at least this wide
 
 
-def shown(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, 1 or 3) as (H, W, 3) uint8; 16-bit ones are stretched to their range, which is often a part of 16 bits."""
+def shown(image: np.ndarray, among: Sequence[np.ndarray] = ()) -> np.ndarray:
+    """An image (H, W, 1 or 3) as (H, W, 3) uint8.
+
+    16-bit ones are stretched to their range, which is often a part of 16 bits, or to that of all images `among` which it is
+    shown, as the network sees them.
+    """
     if image.dtype != np.uint8:
-        low, high = int(image.min()), int(image.max())
+        low, high = min(int(i.min()) for i in among or [image]), max(int(i.max()) for i in among or [image])
         image = ((image - low) / max(high - low, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
@@ -55,9 +59,10 @@ def contact_sheet(tiles: Sequence[tuple[str, np.ndarray, np.ndarray]], palette: 
     step, columns = side * zoom + 6, min(6, len(tiles))
     sheet = Image.new("RGB", (columns * step + 6, -(-len(tiles) // columns) * (step + title) + 6), "white")
     draw = ImageDraw.Draw(sheet)
+    images = [image for _, image, _ in tiles]
     for place, (name, image, mask) in enumerate(tiles):
         x, y = 6 + place % columns * step, 6 + place // columns * (step + title)
-        pixels, ids = (np.repeat(np.repeat(array, zoom, 0), zoom, 1) for array in (shown(image), mask))
+        pixels, ids = (np.repeat(np.repeat(array, zoom, 0), zoom, 1) for array in (shown(image, images), mask))
         wide = np.pad(ids, 1, "edge")
         edge = np.any(
             [ids != near for near in (wide[2:, 1:-1], wide[:-2, 1:-1], wide[1:-1, 2:], wide[1:-1, :-2])], axis=0

@@ -155,23 +155,38 @@ def predict(
     return written
 
 
-def masks(trained: Trained, images: Sequence[np.ndarray] | np.ndarray, batch_size: int) -> list[np.ndarray]:
+def masks(trained: Trained, images: Sequence[np.ndarray] | np.ndarray, inference: Inference) -> list[np.ndarray]:
     """What `Trained.predict` returns."""
+    inference.side(trained)  # refuses one out of range
     if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] == 3:
         refuse("predict", f"images must be a list, got an array of shape {images.shape}; pass one image as [image]")
     for image in images:
         shape, dtype = getattr(image, "shape", ()), getattr(image, "dtype", type(image).__name__)
         if dtype not in (np.uint8, np.uint16) or 0 in shape or len(shape) < 2 or shape[2:] not in ((), (1,), (3,)):
             refuse("predict", f"each must be uint8 or uint16, (H, W) or (H, W, 1 or 3), got {dtype} of shape {shape}")
-    found, normalizer = [], trained.normalizer()
-    for start in range(0, len(images), batch_size):
-        part = images[start : start + batch_size]
-        fitted = [fit_image(image, trained.size, channels=trained.channels, wide=trained.wide) for image in part]
-        logits = trained.logits(np.stack(fitted), normalizer)
-        for i, image in enumerate(part):
-            found.append(np.empty(image.shape[:2], np.uint8))
-            _fill(found[-1], None, _bands(Tensor(logits.data[i : i + 1]), image.shape[:2]), logits=True)
+    found, normalizer = [np.empty(image.shape[:2], np.uint8) for image in images], trained.normalizer()
+    size, at_once = (None, 1) if inference.tiles else (trained.size, inference.batch_size)
+    for start in range(0, len(images), at_once):
+        part, out = images[start : start + at_once], found[start : start + at_once]
+        fitted = [fit_image(image, size, channels=trained.channels, wide=trained.wide) for image in part]
+        for mask, bands in zip(
+            out, _fitted_bands(trained, fitted, [m.shape for m in out], inference, normalizer), strict=True
+        ):
+            _fill(mask, None, bands, logits=inference.plain)
     return found
+
+
+def _fitted_bands(
+    trained: Trained, fitted: Sequence[np.ndarray], sizes: Sequence[Sequence[int]], inference: Inference, normalizer: Normalizer
+) -> Iterator[Iterable[Tensor]]:  # fmt: skip
+    """Of each image, as large as tiles want it or S x S, its logits (resized, no flips) or probabilities at its own size."""
+    if inference.plain:
+        maps = trained.logits(np.stack([*fitted]), normalizer)
+        yield from (_bands(Tensor(maps.data[i : i + 1]), (size[0], size[1])) for i, size in enumerate(sizes))
+        return
+    for image, size in zip(fitted, sizes, strict=True):
+        bands = inference.bands(trained, image, normalizer)
+        yield bands if inference.tiles else _bands(next(bands), (size[0], size[1]))
 
 
 def _find(path: Path, out: Path, tell: Callable[[str], None]) -> dict[str, Path]:
@@ -219,14 +234,9 @@ def _maps(
                 seen[name] = load_image(pictures[name], size, channels=trained.channels, wide=trained.wide)
             except DataError as error:
                 yield name, error
-        if not inference.plain:
-            for name, image in seen.items():
-                bands = inference.bands(trained, image, normalizer)
-                yield name, bands if inference.tiles else _bands(next(bands), image_header(pictures[name]).size[::-1])
-        elif seen:
-            maps = trained.logits(np.stack([*seen.values()]), normalizer)
-            for i, name in enumerate(seen):
-                yield name, _bands(Tensor(maps.data[i : i + 1]), image_header(pictures[name]).size[::-1])
+        if seen:
+            sizes = [image_header(pictures[name]).size[::-1] for name in seen]
+            yield from zip(seen, _fitted_bands(trained, [*seen.values()], sizes, inference, normalizer), strict=True)
 
 
 def _bands(small: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:

@@ -1,9 +1,9 @@
 """A network together with what it needs to see an image as it did in training: what `best.h5` and `last.h5` hold."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from tritonnet.kernels import runtime
 from tritonnet.kernels.runtime import INTERPRET
 from tritonnet.nn import functional as F
 from tritonnet.train.batches import Normalizer, to_device
+
+if TYPE_CHECKING:
+    from tritonnet.train.prediction import Inference
 
 __all__ = ["Trained"]
 
@@ -118,12 +121,15 @@ class Trained:
             logits = F.cat((Tensor(runtime.zeros(tuple(logits.data.shape), logits.dtype)), logits), dim=1)
         return logits  # type: ignore[no-any-return]
 
-    def predict(self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int = 16) -> list[np.ndarray]:
+    def predict(
+        self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int = 16, *, inference: "Inference | None" = None
+    ) -> list[np.ndarray]:
         """The masks that `tritonnet predict` writes: images are resized to the size trained at, their logits back.
 
         Args:
             images: of any sizes, each (H, W), (H, W, 1) or (H, W, 3), uint8 or uint16.
             batch_size: resized images computed at a time, at least 1.
+            inference: in tiles or averaged over flips, with its own batch size.
 
         Returns:
             Each image's mask, uint8 (H, W) of class numbers.
@@ -131,9 +137,9 @@ class Trained:
         Raises:
             Refused: another shape or dtype, or one image that is in no list.
         """
-        from tritonnet.train.prediction import masks  # it starts from this module
+        from tritonnet.train.prediction import RESIZED, masks  # it starts from this module
 
-        return masks(self, images, batch_size)
+        return masks(self, images, inference or replace(RESIZED, batch_size=batch_size))
 
     def save(
         self,
