@@ -204,7 +204,7 @@ def test_tiff_refuses(tmp_path: Path) -> None:
         ("pages", "holds 2 pages; save each page"),
         ("float", "32 bits a value; 8 and 16 are read"),
         ("deep", "32 bits a value"),
-        ("turned", "TIFF of EXIF orientation 6; only 1 is read"),
+        ("turned", "is a TIFF with EXIF orientation 6, of which only 1 is read"),
     ):
         for read in (load_image, read_mask):
             with pytest.raises(DataError, match=rf"{name}\.tif: .*{match}"):

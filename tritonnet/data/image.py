@@ -94,11 +94,7 @@ def image_header(path: Path) -> Header:
         DataError: not a picture.
     """
     with _open(path) as picture:
-        turn = _orientation(picture)
-        if picture.format == "TIFF" and turn != 1:  # Pillow turns it while loading, and scrambles uncompressed ones
-            raise DataError(
-                f"{path}: is a TIFF with EXIF orientation {turn}, of which only 1 is read; save it anew, upright"
-            )
+        turn = _orientation(path, picture)
         size = picture.size[::-1] if turn in _ROTATES else picture.size
         lossy = picture.format in ("JPEG", "MPO") or picture.info.get("compression") == "jpeg"
         return Header(size, turn, str(picture.format), _mode(picture), lossy)
@@ -245,8 +241,9 @@ def _mode(picture: Image.Image) -> str:
 def _read(path: Path, *, low_bytes: bool = False) -> Image.Image:
     """Decode fully, apply the EXIF orientation. Of 16-bit colours the high bytes, or the low ones."""
     with _open(path) as picture:
+        turn = _orientation(path, picture)
         try:
-            turn, mode = _orientation(picture), _mode(picture)
+            mode = _mode(picture)
             if picture.mode not in _WIDE and ";16" in mode and mode[:-1] not in _DEEP:
                 raise DataError(f"16-bit colours are read as RGB or RGBA, pixel by pixel, not as {mode}")
             if low_bytes:
@@ -254,8 +251,6 @@ def _read(path: Path, *, low_bytes: bool = False) -> Image.Image:
                     other = mode[:-1] + _OTHER_ORDER[mode[-1]]
                     args = other if isinstance(tile.args, str) else (other, *tile.args[1:])
                     picture.tile[i] = tile._replace(args=args)  # type: ignore[attr-defined]
-            if picture.format == "TIFF" and turn != 1:  # as `image_header`
-                raise DataError(f"TIFF of EXIF orientation {turn}; only 1 is read")
             picture.load()
             # 32 bits: floating point, or whole numbers beyond what is kept
             if picture.mode == "F" or (picture.mode == "I" and not _fits(picture)):
@@ -278,8 +273,8 @@ def _line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
-def _orientation(picture: Image.Image) -> int:
-    """To be asked before the pixels are loaded."""
+def _orientation(path: Path, picture: Image.Image) -> int:
+    """To be asked before the pixels are loaded; a turned TIFF is refused."""
     # for a PNG without EXIF Pillow would decode all of it to look for a late EXIF chunk
     if picture.format == "PNG" and "exif" not in picture.info:
         return 1
@@ -287,7 +282,12 @@ def _orientation(picture: Image.Image) -> int:
         value: Any = picture.getexif().get(0x0112, 1)
     except Exception:  # a damaged EXIF block says nothing about the pixels
         return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+    turn = value if isinstance(value, int) and 1 <= value <= 8 else 1
+    if picture.format == "TIFF" and turn != 1:  # Pillow turns it while loading, and scrambles uncompressed ones
+        raise DataError(
+            f"{path}: is a TIFF with EXIF orientation {turn}, of which only 1 is read; save it anew, upright"
+        )
+    return turn
 
 
 def _over_black(picture: Image.Image) -> Image.Image:
